@@ -1,0 +1,17 @@
+//! voicebeatfs: VoiceBeat's R2 bucket as an ordinary folder.
+
+pub mod cache;
+pub mod catalog;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod disk;
+pub mod error;
+pub mod fs;
+pub mod fuse;
+pub mod metrics;
+pub mod mount;
+pub mod staging;
+pub mod store;
+pub mod uploader;

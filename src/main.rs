@@ -1,0 +1,3 @@
+//! The `voicebeatfs` command.
+
+fn main() {}
