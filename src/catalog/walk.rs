@@ -21,8 +21,8 @@ const MAX_DEPTH: usize = 32;
 
 /// The extensions of files that are samples. Everything else (side files, notes, licences) is ignored.
 const AUDIO_EXTENSIONS: &[&str] = &[
-    "wav", "wave", "bwf", "rf64", "w64", "aif", "aiff", "aifc", "caf", "flac", "mp3", "ogg", "oga", "opus",
-    "m4a", "aac", "wv",
+    "wav", "wave", "bwf", "rf64", "w64", "aif", "aiff", "aifc", "caf", "flac", "mp3", "ogg", "oga",
+    "opus", "m4a", "aac", "wv",
 ];
 
 /// The extensions of files that begin with a WAV header.
@@ -39,8 +39,15 @@ pub(super) fn walk(root_path: &Path) -> Result<Built, CatalogError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, root_path, flags, Mode::empty())
         .map_err(|error| CatalogError::NoSamples(root_path.to_owned(), error.into()))?;
-    let built = Built { catalog: Catalog::new(), warnings: Vec::new() };
-    let mut walk = Walk { root_path, root, built };
+    let built = Built {
+        catalog: Catalog::new(),
+        warnings: Vec::new(),
+    };
+    let mut walk = Walk {
+        root_path,
+        root,
+        built,
+    };
     // A list of folders to do rather than recursion: the depth of the library is no depth of the stack.
     let mut folders = vec![String::new()];
     while let Some(folder) = folders.pop() {
@@ -57,7 +64,11 @@ impl Walk<'_> {
         }
         // No link on the way: a link to a folder was already turned down, and this one may be new.
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let opened = self.open(if folder.is_empty() { "." } else { folder }, OFlags::DIRECTORY, resolve);
+        let opened = self.open(
+            if folder.is_empty() { "." } else { folder },
+            OFlags::DIRECTORY,
+            resolve,
+        );
         let entries = match opened.and_then(|fd| Ok(Dir::new(fd)?)) {
             Ok(entries) => entries,
             Err(error) if folder.is_empty() => return Err(self.read_failed(folder, error)),
@@ -74,10 +85,17 @@ impl Walk<'_> {
             }
             let Ok(name) = name.to_str() else {
                 let name = format!("{folder}/{}", name.to_string_lossy());
-                self.warn(name.trim_start_matches('/'), "has a name that is not UTF-8 and is left out");
+                self.warn(
+                    name.trim_start_matches('/'),
+                    "has a name that is not UTF-8 and is left out",
+                );
                 continue;
             };
-            let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+            let path = if folder.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{folder}/{name}")
+            };
             self.entry(&path, folders);
             if self.built.catalog.samples.len() > MAX_SAMPLES {
                 return Err(CatalogError::TooMany(self.root_path.to_owned()));
@@ -113,7 +131,10 @@ impl Walk<'_> {
             }
             Ok(_) => {}
             Err(error) if error.raw_os_error() == Some(Errno::XDEV.raw_os_error()) => {
-                self.warn(path, "is a link that leads out of the library and not followed");
+                self.warn(
+                    path,
+                    "is a link that leads out of the library and not followed",
+                );
             }
             Err(error) => self.warn(path, &format!("cannot be read and is left out: {error}")),
         }
@@ -121,7 +142,13 @@ impl Walk<'_> {
 
     fn open(&self, path: &str, flags: OFlags, resolve: ResolveFlags) -> io::Result<OwnedFd> {
         let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve)?)
+        Ok(rustix::fs::openat2(
+            &self.root,
+            path,
+            flags,
+            Mode::empty(),
+            resolve,
+        )?)
     }
 
     fn is_link(&self, path: &str) -> bool {
@@ -140,7 +167,9 @@ impl Walk<'_> {
 /// Returns the extension in lower case, if it is one of an audio file.
 fn audio_format(path: &str) -> Option<String> {
     let extension = Path::new(path).extension()?.to_str()?.to_ascii_lowercase();
-    AUDIO_EXTENSIONS.contains(&extension.as_str()).then_some(extension)
+    AUDIO_EXTENSIONS
+        .contains(&extension.as_str())
+        .then_some(extension)
 }
 
 fn sample(path: &str, format: String, file: &File, metadata: &Metadata) -> Sample {
@@ -169,5 +198,6 @@ fn sample(path: &str, format: String, file: &File, metadata: &Metadata) -> Sampl
 /// Returns the time in UTC, to the second; one that RFC 3339 cannot express as its epoch.
 fn rfc3339(at: SystemTime) -> String {
     let at = OffsetDateTime::from(at).truncate_to_second();
-    at.format(&Rfc3339).unwrap_or_else(|_| "1970-01-01T00:00:00Z".to_owned())
+    at.format(&Rfc3339)
+        .unwrap_or_else(|_| "1970-01-01T00:00:00Z".to_owned())
 }

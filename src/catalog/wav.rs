@@ -17,8 +17,7 @@ const FORMAT_MULAW: u16 = 0x0007;
 const FORMAT_EXTENSIBLE: u16 = 0xFFFE;
 
 /// What follows the format tag in the sub-format of an extensible header.
-const SUBFORMAT_TAIL: [u8; 14] =
-    [0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xAA, 0, 0x38, 0x9B, 0x71];
+const SUBFORMAT_TAIL: [u8; 14] = [0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xAA, 0, 0x38, 0x9B, 0x71];
 
 /// A size that the writer did not know yet: it streamed, or RF64 has it in `ds64`.
 const SIZE_UNKNOWN: u32 = u32::MAX;
@@ -70,10 +69,11 @@ pub(super) fn read_header(file: impl Read + Seek, size: u64) -> (Audio, Option<W
 
 fn parse(mut file: impl Read + Seek, size: u64, audio: &mut Audio) -> Result<(), WavError> {
     let mut riff = [0; 12];
-    file.read_exact(&mut riff).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => WavError::NotWav,
-        _ => WavError::Io(error),
-    })?;
+    file.read_exact(&mut riff)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => WavError::NotWav,
+            _ => WavError::Io(error),
+        })?;
     if !matches!(&riff[..4], b"RIFF" | b"RF64" | b"BW64") || &riff[8..] != b"WAVE" {
         return Err(WavError::NotWav);
     }
@@ -82,7 +82,11 @@ fn parse(mut file: impl Read + Seek, size: u64, audio: &mut Audio) -> Result<(),
     let mut at = riff.len() as u64;
     for _ in 0..MAX_CHUNKS {
         if at + 8 > size {
-            return Err(WavError::NoChunk(if format.is_none() { "fmt " } else { "data" }));
+            return Err(WavError::NoChunk(if format.is_none() {
+                "fmt "
+            } else {
+                "data"
+            }));
         }
         file.seek(SeekFrom::Start(at))?;
         let id: [u8; 4] = read_array(&mut file)?;
@@ -141,7 +145,9 @@ fn parse_format(file: &mut impl Read, length: u32) -> Result<Format, WavError> {
     };
     if format.tag == FORMAT_EXTENSIBLE {
         if length < 40 {
-            return Err(WavError::BadFormat(format!("extensible, in {length} bytes")));
+            return Err(WavError::BadFormat(format!(
+                "extensible, in {length} bytes"
+            )));
         }
         // Size of the extension (2), valid bits (2), channel mask (4), sub-format (16).
         let extension: [u8; 24] = read_array(file)?;
@@ -186,16 +192,23 @@ impl Format {
     }
 
     fn has_fixed_frames(&self) -> bool {
-        matches!(self.tag, FORMAT_PCM | FORMAT_FLOAT | FORMAT_ALAW | FORMAT_MULAW)
+        matches!(
+            self.tag,
+            FORMAT_PCM | FORMAT_FLOAT | FORMAT_ALAW | FORMAT_MULAW
+        )
     }
 
     /// Returns the length of `data_bytes` of audio; `frames` is what the file says, if it does.
     fn seconds(&self, data_bytes: u64, frames: Option<u64>) -> f64 {
         let rate = f64::from(self.sample_rate_hz);
         match frames {
-            _ if self.has_fixed_frames() => (data_bytes / u64::from(self.bytes_per_frame)) as f64 / rate,
+            _ if self.has_fixed_frames() => {
+                (data_bytes / u64::from(self.bytes_per_frame)) as f64 / rate
+            }
             Some(frames) => frames as f64 / rate,
-            None if self.bytes_per_second > 0 => data_bytes as f64 / f64::from(self.bytes_per_second),
+            None if self.bytes_per_second > 0 => {
+                data_bytes as f64 / f64::from(self.bytes_per_second)
+            }
             None => 0.0,
         }
     }
@@ -275,7 +288,10 @@ pub(super) mod tests {
         let (audio, error) = header_of(&riff(b"RIFF", &chunks));
         assert!(error.is_none(), "{error:?}");
         assert_eq!(audio.encoding.as_deref(), Some("float"));
-        assert_eq!((audio.sample_rate_hz, audio.channels), (Some(44100), Some(1)));
+        assert_eq!(
+            (audio.sample_rate_hz, audio.channels),
+            (Some(44100), Some(1))
+        );
         assert_eq!(audio.duration_seconds, Some(0.5));
     }
 
@@ -303,8 +319,10 @@ pub(super) mod tests {
         let mut ds64 = vec![0; 28];
         ds64[8..16].copy_from_slice(&8000_u64.to_le_bytes());
         let fmt = fmt_chunk(FORMAT_PCM, 1, 8000, 16);
-        let mut file =
-            riff(b"RF64", &[(b"ds64", ds64), (b"fmt ", fmt), (b"data", vec![0; 16_000])]);
+        let mut file = riff(
+            b"RF64",
+            &[(b"ds64", ds64), (b"fmt ", fmt), (b"data", vec![0; 16_000])],
+        );
         let length_at = file.len() - 16_000 - 4;
         file[length_at..length_at + 4].copy_from_slice(&SIZE_UNKNOWN.to_le_bytes());
         let (audio, error) = header_of(&file);
@@ -333,22 +351,30 @@ pub(super) mod tests {
         for (file, expected) in cases {
             let (_, error) = header_of(&file);
             let message = error.map(|e| e.to_string()).unwrap_or_default();
-            assert!(message.contains(expected), "{message:?} should say {expected:?}");
+            assert!(
+                message.contains(expected),
+                "{message:?} should say {expected:?}"
+            );
         }
     }
 
     #[test]
     fn still_says_what_it_knows_of_a_cut_file() {
         let (audio, error) = header_of(&pcm(2, 48000, 16, 48_000)[..44 + 96_000]);
-        assert!(matches!(error, Some(WavError::CutAudio { .. })), "{error:?}");
+        assert!(
+            matches!(error, Some(WavError::CutAudio { .. })),
+            "{error:?}"
+        );
         assert_eq!(audio.duration_seconds, Some(0.5));
     }
 
     #[test]
     fn stops_in_a_file_of_nothing_but_chunks() {
         let chunks = vec![(b"junk", Vec::new()); 2 * MAX_CHUNKS];
-        let chunks: Vec<(&[u8; 4], Vec<u8>)> =
-            chunks.iter().map(|(id, body)| (*id, body.clone())).collect();
+        let chunks: Vec<(&[u8; 4], Vec<u8>)> = chunks
+            .iter()
+            .map(|(id, body)| (*id, body.clone()))
+            .collect();
         let (_, error) = header_of(&riff(b"RIFF", &chunks));
         assert!(matches!(error, Some(WavError::TooManyChunks)), "{error:?}");
     }
