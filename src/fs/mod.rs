@@ -1,1 +1,4 @@
-//! fs
+//! The file system: what each operation means.
+
+pub mod attr;
+pub mod local;
