@@ -1,0 +1,497 @@
+//! From env file, environment and mount options to a [`Config`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::env_file::{self, OpenError};
+use super::error::{ConfigError, Origin, Problem};
+use super::path::resolve;
+use super::r2::{self, Endpoint};
+use super::setting::Setting;
+use super::value::{self, Invalid};
+use super::{Backend, Config, LOCAL_SOURCE, R2Settings, Secret};
+
+/// The env file of a machine, read when the current folder has none.
+pub const SYSTEM_ENV_FILE: &str = "/etc/voicebeatfs.env";
+
+/// Where a mount set up by the administrator keeps what no setting names: disposable, precious,
+/// and the site's own files.
+const SYSTEM_CACHE: &str = "/var/cache/voicebeatfs";
+const SYSTEM_STAGING: &str = "/var/lib/voicebeatfs";
+const SYSTEM_FILES: &str = "/srv/voicebeat";
+
+/// Everything a [`Config`] is made from. Nothing else is looked at.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// The env file asked for by name, if one was: it must then exist.
+    pub env_file: Option<PathBuf>,
+    /// The environment.
+    pub environment: BTreeMap<String, OsString>,
+    /// The mount options that are settings, by their lower-case names.
+    pub options: Vec<(String, String)>,
+    /// The SOURCE argument of the mount(8) form.
+    pub source: Option<String>,
+    /// The mount point, if the command has one.
+    pub mountpoint: Option<PathBuf>,
+    /// What relative paths count from.
+    pub current_dir: PathBuf,
+    /// The env file of the machine.
+    pub system_env_file: PathBuf,
+    /// The user whose files are trusted beside root's.
+    pub uid: u32,
+}
+
+impl Inputs {
+    /// Takes environment, current folder and user from this process.
+    pub fn from_process() -> Self {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+            .collect();
+        Self {
+            env_file: None,
+            environment,
+            options: Vec::new(),
+            source: None,
+            mountpoint: None,
+            current_dir: std::env::current_dir().unwrap_or_else(|_| "/".into()),
+            system_env_file: SYSTEM_ENV_FILE.into(),
+            uid: rustix::process::geteuid().as_raw(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks all settings, or says everything that is wrong with them.
+    pub fn load(inputs: &Inputs) -> Result<Config, ConfigError> {
+        let mut reader = Reader::new(inputs);
+        let use_r2 = reader.get("USE_R2_STORAGE", value::switch);
+        let fallback = reader.get("FALLBACK_TO_LOCAL", value::switch);
+        let (r2, store_name) = match use_r2 {
+            true => {
+                let r2 = reader.r2();
+                let prefix = r2.prefix.trim_end_matches('/').replace('/', "+");
+                let name = format!("{}+{prefix}", r2.bucket);
+                (Some(r2), name.trim_end_matches('+').to_string())
+            }
+            false => {
+                reader.check_local_source();
+                (None, LOCAL_SOURCE.to_string())
+            }
+        };
+        let output_dir = reader.path("OUTPUT_DIR", &format!("{SYSTEM_FILES}/output"));
+        let config = Config {
+            fallback_dir: (r2.is_some() && fallback).then(|| output_dir.clone()),
+            backend: r2.map_or(Backend::Local { output_dir }, Backend::R2),
+            cache_dir: reader.path("CACHE_DIR", &format!("{SYSTEM_CACHE}/{store_name}")),
+            cache_ttl: reader.get("CACHE_TTL_HOURS", |text| {
+                value::duration(text, 3600.0, false, 87600.0)
+            }),
+            cache_max_bytes: reader.optional("CACHE_MAX_BYTES", value::positive_size_bytes),
+            cache_min_free_bytes: reader.get("CACHE_MIN_FREE_BYTES", value::size_bytes),
+            alert_cache_bytes: reader.get("ALERT_CACHE_BYTES", value::positive_size_bytes),
+            staging_dir: reader.path("STAGING_DIR", &format!("{SYSTEM_STAGING}/{store_name}")),
+            samples_dir: reader.path("SAMPLES_DIR", &format!("{SYSTEM_FILES}/samples")),
+            catalog_file: reader.path(
+                "CATALOG_FILE",
+                &format!("{SYSTEM_FILES}/catalog/samples.json"),
+            ),
+            write_back: reader.get("WRITE_BACK_SECONDS", |text| {
+                value::duration(text, 1.0, true, 3600.0)
+            }),
+            upload_concurrency: reader.get("UPLOAD_CONCURRENCY", |text| value::count(text, 1, 64)),
+            list_ttl: reader.get("LIST_TTL_SECONDS", |text| {
+                value::duration(text, 1.0, true, 86400.0)
+            }),
+            request_deadline: reader.get("REQUEST_DEADLINE_SECONDS", |text| {
+                value::duration(text, 1.0, false, 600.0)
+            }),
+            collections: reader.get("COLLECTIONS", value::collections),
+            passthrough: reader.get("PASSTHROUGH", value::switch),
+            log_file: reader.optional_path("LOG_FILE"),
+            warnings: std::mem::take(&mut reader.warnings),
+        };
+        reader.check_layout(&config);
+        match reader.problems.is_empty() {
+            true => Ok(config),
+            false => Err(ConfigError {
+                problems: reader.problems,
+            }),
+        }
+    }
+}
+
+/// The text of a setting and where it was given.
+#[derive(Debug, Clone)]
+struct Given {
+    text: String,
+    origin: Origin,
+}
+
+/// Reads one setting after the other. A wrong one leaves a problem behind and an empty value in
+/// its place, so that one pass finds all problems; the values are dropped if there was any.
+struct Reader<'a> {
+    inputs: &'a Inputs,
+    given: HashMap<&'static str, Given>,
+    /// The folder of the env file, if there is one.
+    env_folder: Option<PathBuf>,
+    /// Whether the administrator set this up: unnamed directories then lie in the system's places.
+    system_layout: bool,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(inputs: &'a Inputs) -> Self {
+        let mut reader = Self {
+            inputs,
+            given: HashMap::new(),
+            env_folder: None,
+            system_layout: inputs.source.is_some(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        };
+        reader.take_env_file();
+        reader.take_environment();
+        for (name, value) in &inputs.options {
+            reader.take(&name.to_ascii_uppercase(), value, Origin::MountOption);
+        }
+        reader
+    }
+
+    /// Records a value over what lower layers said. An empty one is as if it were not there.
+    fn take(&mut self, name: &str, text: &str, origin: Origin) {
+        if let Some(setting) = Setting::find(name)
+            && !text.trim().is_empty()
+        {
+            let text = text.trim().to_string();
+            self.given.insert(setting.name, Given { text, origin });
+        }
+    }
+
+    fn take_environment(&mut self) {
+        let inputs = self.inputs;
+        for (name, value) in &inputs.environment {
+            match (value.to_str(), Setting::find(name)) {
+                (Some(text), Some(_)) => self.take(name, text, Origin::Environment),
+                (None, Some(setting)) => {
+                    let reason = Some("is not UTF-8".to_string());
+                    let shown = value.to_string_lossy();
+                    let origin = Origin::Environment;
+                    self.problems
+                        .push(Problem::invalid(setting, &shown, &origin, reason));
+                }
+                (_, None) => {}
+            }
+        }
+    }
+
+    fn take_env_file(&mut self) {
+        let inputs = self.inputs;
+        let candidates = match &inputs.env_file {
+            Some(named) => vec![inputs.current_dir.join(named)],
+            None => vec![
+                inputs.current_dir.join(".env"),
+                inputs.system_env_file.clone(),
+            ],
+        };
+        for path in candidates {
+            match env_file::read(&path, inputs.uid) {
+                Ok(file) => {
+                    self.warnings.extend(file.warning);
+                    return self.take_assignments(&path, &file.text);
+                }
+                Err(OpenError::Absent(_)) if inputs.env_file.is_none() => {}
+                Err(OpenError::Absent(text) | OpenError::Refused(text)) => {
+                    return self.problems.push(Problem::EnvFile(text));
+                }
+            }
+        }
+    }
+
+    fn take_assignments(&mut self, path: &Path, text: &str) {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        self.env_folder = Some(resolve(folder, &self.inputs.current_dir));
+        self.system_layout |= path == self.inputs.system_env_file;
+        let (assignments, errors) = env_file::parse(text);
+        for error in errors {
+            let text = format!("{}:{}: {}", path.display(), error.line, error.reason);
+            self.problems.push(Problem::EnvFile(text));
+        }
+        for found in assignments {
+            let origin = Origin::EnvFile {
+                path: path.to_path_buf(),
+                line: found.line,
+            };
+            self.take(&found.name, &found.value, origin);
+        }
+    }
+
+    /// Returns the setting, its text and where that came from, the default included.
+    fn text(&self, name: &str) -> (&'static Setting, Option<Given>) {
+        let setting = Setting::find(name).expect("every setting that is read is in the table");
+        let default = || {
+            let text = setting.default?.to_string();
+            Some(Given {
+                text,
+                origin: Origin::Default,
+            })
+        };
+        (
+            setting,
+            self.given.get(setting.name).cloned().or_else(default),
+        )
+    }
+
+    fn optional<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, Invalid>) -> Option<T> {
+        let (setting, given) = self.text(name);
+        let given = given?;
+        match parse(&given.text) {
+            Ok(value) => Some(value),
+            Err(reason) => {
+                let problem = Problem::invalid(setting, &given.text, &given.origin, reason);
+                self.problems.push(problem);
+                None
+            }
+        }
+    }
+
+    fn get<T: Default>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, Invalid>) -> T {
+        self.optional(name, parse).unwrap_or_default()
+    }
+
+    fn required<T: Default>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, Invalid>,
+    ) -> T {
+        if let (setting, None) = self.text(name) {
+            self.problems.push(Problem::missing(setting));
+        }
+        self.get(name, parse)
+    }
+
+    /// Reads a path, or takes `system` if nobody named one and the administrator set this up.
+    fn path(&mut self, name: &str, system: &str) -> PathBuf {
+        if self.system_layout && !self.given.contains_key(name) {
+            return system.into();
+        }
+        self.optional_path(name).unwrap_or_default()
+    }
+
+    /// Reads a path. One from the env file, and a default, counts from the env file's folder.
+    fn optional_path(&mut self, name: &str) -> Option<PathBuf> {
+        let (_, given) = self.text(name);
+        let current = self.inputs.current_dir.clone();
+        let base = match given?.origin {
+            Origin::EnvFile { .. } | Origin::Default => self.env_folder.clone().unwrap_or(current),
+            Origin::Environment | Origin::MountOption | Origin::Source => current,
+        };
+        self.optional(name, |text| match text {
+            _ if text.starts_with('~') => {
+                Err(Some("\"~\" is not expanded here: write it out".into()))
+            }
+            _ if text.contains('\0') => Err(Some("must not have a NUL in it".into())),
+            _ => Ok(resolve(Path::new(text), &base)),
+        })
+    }
+
+    fn r2(&mut self) -> R2Settings {
+        if self.inputs.source.as_deref() == Some(LOCAL_SOURCE) && !self.has_bucket() {
+            self.conflict(
+                "SOURCE is \"local\", the embedded local store, but USE_R2_STORAGE is on: set \
+                 USE_R2_STORAGE=false",
+            );
+            return R2Settings::default();
+        }
+        let problems_before = self.problems.len();
+        let mut endpoint = self.optional("R2_ENDPOINT_URL", Endpoint::parse);
+        let (bucket, prefix) = self.bucket(endpoint.as_mut());
+        let settings = R2Settings {
+            endpoint: match &endpoint {
+                Some(endpoint) => {
+                    self.check_endpoint(endpoint);
+                    endpoint.url()
+                }
+                None if self.given.contains_key("R2_ENDPOINT_URL") => String::new(),
+                None => {
+                    let account = self.required("R2_ACCOUNT_ID", r2::account);
+                    let jurisdiction = self.get("R2_JURISDICTION", r2::jurisdiction);
+                    r2::account_endpoint(&account, &jurisdiction)
+                }
+            },
+            bucket,
+            prefix,
+            access_key_id: self.required("R2_ACCESS_KEY_ID", access_key),
+            secret_access_key: self.required("R2_SECRET_ACCESS_KEY", secret),
+            session_token: self.optional("R2_SESSION_TOKEN", secret),
+        };
+        let nothing_given = !self.given.keys().any(|name| name.starts_with("R2_"));
+        if self.problems.len() > problems_before && nothing_given {
+            self.conflict(
+                "to work without a bucket, on the local folder OUTPUT_DIR, set USE_R2_STORAGE=false",
+            );
+        }
+        settings
+    }
+
+    fn has_bucket(&self) -> bool {
+        self.given.contains_key("R2_BUCKET_NAME")
+    }
+
+    /// Returns bucket and prefix, on which SOURCE, `R2_BUCKET_NAME` and a bucket at the end of the
+    /// endpoint have to agree.
+    fn bucket(&mut self, endpoint: Option<&mut Endpoint>) -> (String, String) {
+        let named = self.optional("R2_BUCKET_NAME", r2::bucket);
+        let source = self.inputs.source.as_deref().and_then(|text| {
+            let read = r2::source(text);
+            read.map_err(|reason| {
+                let shown = text.escape_debug();
+                self.conflict(&format!(
+                    "SOURCE is \"{shown}\": {reason}; example: voicebeat-audio/band"
+                ));
+            })
+            .ok()
+        });
+        let source_bucket = source.as_ref().map(|(bucket, _)| bucket.clone());
+        let prefix = source.map(|(_, prefix)| prefix).unwrap_or_default();
+        let known = source_bucket.clone().or(named.clone());
+        let taken = endpoint.and_then(|endpoint| endpoint.take_bucket(known.as_deref()));
+        if let (Some(source), Some(named)) = (&source_bucket, &named)
+            && source != named
+        {
+            self.conflict(&format!(
+                "SOURCE names the bucket \"{source}\", but R2_BUCKET_NAME ({}) is \"{named}\": \
+                 give the same one, or only one of the two",
+                self.given["R2_BUCKET_NAME"].origin
+            ));
+        }
+        if let (Some(taken), Some(known)) = (&taken, &known)
+            && taken != known
+        {
+            self.conflict(&format!(
+                "R2_ENDPOINT_URL ({}) ends in the bucket \"{taken}\", but the bucket to mount is \
+                 \"{known}\": leave the bucket out of the URL, or make them the same",
+                self.given["R2_ENDPOINT_URL"].origin
+            ));
+        }
+        let taken = taken.and_then(|name| r2::bucket(&name).ok());
+        match known.or(taken) {
+            Some(bucket) => (bucket, prefix),
+            None => {
+                if self.inputs.source.is_none() && !self.has_bucket() {
+                    self.required("R2_BUCKET_NAME", r2::bucket);
+                }
+                Default::default()
+            }
+        }
+    }
+
+    fn check_endpoint(&mut self, endpoint: &Endpoint) {
+        if endpoint.is_r2 && !endpoint.segments.is_empty() {
+            let (setting, given) = self.text("R2_ENDPOINT_URL");
+            if let Some(given) = given {
+                let reason = Some("must end after the host name: R2 has no path there".to_string());
+                let problem = Problem::invalid(setting, &given.text, &given.origin, reason);
+                self.problems.push(problem);
+            }
+        }
+        if self.given.contains_key("R2_JURISDICTION") {
+            self.warnings
+                .push("R2_JURISDICTION has no effect beside R2_ENDPOINT_URL".into());
+        }
+    }
+
+    fn check_local_source(&mut self) {
+        if let Some(source) = self
+            .inputs
+            .source
+            .as_deref()
+            .filter(|&name| name != LOCAL_SOURCE)
+        {
+            self.conflict(&format!(
+                "SOURCE is \"{}\", but USE_R2_STORAGE is off: the embedded local store is mounted \
+                 as SOURCE \"local\"",
+                source.escape_debug()
+            ));
+        }
+    }
+
+    fn conflict(&mut self, text: &str) {
+        self.problems.push(Problem::Conflict(text.into()));
+    }
+
+    /// Refuses directories that lie in one another: emptying the cache must never touch anything
+    /// precious, and the mount must never be served from beneath itself.
+    fn check_layout(&mut self, config: &Config) {
+        let output = match &config.backend {
+            Backend::Local { output_dir } => Some(output_dir),
+            Backend::R2(_) => config.fallback_dir.as_ref(),
+        };
+        let mut paths = vec![
+            ("CACHE_DIR", &config.cache_dir),
+            ("STAGING_DIR", &config.staging_dir),
+            ("SAMPLES_DIR", &config.samples_dir),
+        ];
+        paths.extend(output.map(|path| ("OUTPUT_DIR", path)));
+        // Only the first two are ours alone; samples and output are the user's own folders.
+        for (index, &(ours, our_path)) in paths.iter().enumerate().take(2) {
+            for &(other, other_path) in &paths[index + 1..] {
+                if our_path.starts_with(other_path) || other_path.starts_with(our_path) {
+                    self.conflict(&format!(
+                        "{ours} ({}) and {other} ({}) must not lie in one another",
+                        our_path.display(),
+                        other_path.display()
+                    ));
+                }
+            }
+        }
+        let Some(mountpoint) = &self.inputs.mountpoint else {
+            return;
+        };
+        let mountpoint = resolve(mountpoint, &self.inputs.current_dir);
+        for &(name, path) in &paths {
+            if mountpoint.starts_with(path) && !path.starts_with(&mountpoint) {
+                self.conflict(&format!(
+                    "the mount point {} lies beneath {name} ({})",
+                    mountpoint.display(),
+                    path.display()
+                ));
+            }
+        }
+        paths.push(("CATALOG_FILE", &config.catalog_file));
+        paths.extend(config.log_file.as_ref().map(|path| ("LOG_FILE", path)));
+        for &(name, path) in &paths {
+            if path.starts_with(&mountpoint) {
+                self.conflict(&format!(
+                    "{name} ({}) lies beneath the mount point {}: it would be looked for in the \
+                     mount that it serves",
+                    path.display(),
+                    mountpoint.display()
+                ));
+            }
+        }
+    }
+}
+
+/// Reads an access key id. The one mistake that can be told by looking is the swap of the two.
+fn access_key(text: &str) -> Result<String, Invalid> {
+    match () {
+        () if !is_token(text) => Err(Some("has blanks or other strange characters in it".into())),
+        () if text.len() == 64 => Err(Some(
+            "has 64 characters, as a Secret Access Key: an Access Key ID of R2 has 32".into(),
+        )),
+        () => Ok(text.into()),
+    }
+}
+
+fn secret(text: &str) -> Result<Secret, Invalid> {
+    match is_token(text) {
+        true => Ok(Secret::new(text)),
+        false => Err(Some("has blanks or other strange characters in it".into())),
+    }
+}
+
+fn is_token(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_graphic())
+}

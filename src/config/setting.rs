@@ -1,0 +1,160 @@
+//! The table of settings: names, defaults, and the words that messages use for them.
+
+/// One setting, as users know it.
+#[derive(Debug)]
+pub struct Setting {
+    /// The name in env files and in the environment; the mount option is the same in lower case.
+    pub name: &'static str,
+    /// The value that is used when nobody gives one.
+    pub default: Option<&'static str>,
+    /// What it may be, to follow "must be".
+    pub expected: &'static str,
+    /// A value that would be right.
+    pub example: &'static str,
+    /// Whether the value must never be shown, nor be given as a mount option, where every user of
+    /// the machine sees it.
+    pub secret: bool,
+}
+
+impl Setting {
+    /// Returns the setting of that name, in upper case.
+    pub fn find(name: &str) -> Option<&'static Setting> {
+        SETTINGS.iter().find(|setting| setting.name == name)
+    }
+
+    /// Returns a line for an env file that would be right.
+    pub fn example_line(&self) -> String {
+        format!("{}={}", self.name, self.example)
+    }
+}
+
+const fn setting(
+    name: &'static str,
+    default: Option<&'static str>,
+    expected: &'static str,
+    example: &'static str,
+) -> Setting {
+    Setting {
+        name,
+        default,
+        expected,
+        example,
+        secret: false,
+    }
+}
+
+/// The access key id is treated as a secret too: people paste the secret in its place.
+const fn secret(name: &'static str, expected: &'static str, example: &'static str) -> Setting {
+    Setting {
+        name,
+        default: None,
+        expected,
+        example,
+        secret: true,
+    }
+}
+
+const SWITCH: &str = "true or false";
+const FOLDER: &str = "the path of a folder";
+const SIZE: &str = "a size in bytes, or with KB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB";
+
+/// Every setting of a mount.
+pub const SETTINGS: &[Setting] = &[
+    setting(
+        "R2_ACCOUNT_ID",
+        None,
+        "the account's 32 hexadecimal digits (dashboard, R2, Overview)",
+        "0123456789abcdef0123456789abcdef",
+    ),
+    secret(
+        "R2_ACCESS_KEY_ID",
+        "the Access Key ID of an R2 token",
+        "<32 hexadecimal digits>",
+    ),
+    secret(
+        "R2_SECRET_ACCESS_KEY",
+        "the Secret Access Key of the same R2 token",
+        "<64 hexadecimal digits>",
+    ),
+    secret(
+        "R2_SESSION_TOKEN",
+        "the session token of temporary credentials, in one line",
+        "<token>",
+    ),
+    setting(
+        "R2_BUCKET_NAME",
+        None,
+        "a bucket name: 3 to 63 lower-case letters, digits and hyphens",
+        "voicebeat-audio",
+    ),
+    setting(
+        "R2_ENDPOINT_URL",
+        None,
+        "an https URL (http only for this machine itself) without user, query or fragment",
+        "https://<account id>.r2.cloudflarestorage.com",
+    ),
+    setting(
+        "R2_JURISDICTION",
+        Some("default"),
+        "default, eu or fedramp",
+        "eu",
+    ),
+    setting("USE_R2_STORAGE", Some("true"), SWITCH, "true"),
+    setting("FALLBACK_TO_LOCAL", Some("true"), SWITCH, "true"),
+    setting("CACHE_DIR", Some("cache"), FOLDER, "cache"),
+    setting(
+        "CACHE_TTL_HOURS",
+        Some("24"),
+        "a number of hours above 0 and at most 87600, also fractional",
+        "24",
+    ),
+    setting("CACHE_MAX_BYTES", None, SIZE, "50GiB"),
+    setting("CACHE_MIN_FREE_BYTES", Some("1GiB"), SIZE, "1GiB"),
+    setting("ALERT_CACHE_BYTES", Some("5GB"), SIZE, "5GB"),
+    setting("STAGING_DIR", Some("staging"), FOLDER, "staging"),
+    setting("OUTPUT_DIR", Some("output"), FOLDER, "output"),
+    setting("SAMPLES_DIR", Some("samples"), FOLDER, "samples"),
+    setting(
+        "CATALOG_FILE",
+        Some("catalog/samples.json"),
+        "a path",
+        "catalog/samples.json",
+    ),
+    setting(
+        "WRITE_BACK_SECONDS",
+        Some("2"),
+        "a number of seconds from 0 to 3600, also fractional",
+        "2",
+    ),
+    setting(
+        "UPLOAD_CONCURRENCY",
+        Some("4"),
+        "a whole number from 1 to 64",
+        "4",
+    ),
+    setting(
+        "LIST_TTL_SECONDS",
+        Some("30"),
+        "a number of seconds from 0 to 86400, also fractional",
+        "30",
+    ),
+    setting(
+        "REQUEST_DEADLINE_SECONDS",
+        Some("30"),
+        "a number of seconds above 0 and at most 600, also fractional",
+        "30",
+    ),
+    setting(
+        "COLLECTIONS",
+        Some("segments,layers,projects,rhythms,melodies"),
+        "different folder names, separated by commas, without \"samples\" and hidden names",
+        "segments,layers,projects",
+    ),
+    setting("PASSTHROUGH", Some("true"), SWITCH, "true"),
+    setting(
+        "LOG_FILE",
+        None,
+        "the path of a file",
+        "/var/log/voicebeatfs.log",
+    ),
+];

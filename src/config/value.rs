@@ -1,0 +1,181 @@
+//! From the text of a setting to its value. Each parser says nothing when the general description
+//! of the setting says enough, and a reason where it can say more.
+
+use std::time::Duration;
+
+/// Why a text is no value: a reason, or nothing beyond what the setting's description says.
+pub(super) type Invalid = Option<String>;
+
+/// Reads a switch.
+pub(super) fn switch(text: &str) -> Result<bool, Invalid> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err(None),
+    }
+}
+
+/// Reads a size in bytes: `5GB`, `50 GiB`, `1.5TB`, or plain bytes.
+pub(super) fn size_bytes(text: &str) -> Result<u64, Invalid> {
+    let digits_end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(digits_end);
+    let factor: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "mb" => 1000_u64.pow(2),
+        "gb" => 1000_u64.pow(3),
+        "tb" => 1000_u64.pow(4),
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return Err(None),
+    };
+    if let Ok(whole) = digits.parse::<u64>() {
+        return whole
+            .checked_mul(factor)
+            .ok_or_else(|| Some("is more than can be counted".into()));
+    }
+    // A fraction of a byte means nothing, and f64 is exact enough for what follows a point.
+    let number = decimal(digits).filter(|_| factor > 1).ok_or(None)?;
+    let bytes = number * factor as f64;
+    if bytes < u64::MAX as f64 {
+        Ok(bytes as u64)
+    } else {
+        Err(None)
+    }
+}
+
+/// Reads a size that must not be nothing.
+pub(super) fn positive_size_bytes(text: &str) -> Result<u64, Invalid> {
+    match size_bytes(text)? {
+        0 => Err(Some("must be more than 0 bytes".into())),
+        bytes => Ok(bytes),
+    }
+}
+
+/// Reads a number of `unit_seconds` that is above or at 0 and at most `most`.
+pub(super) fn duration(
+    text: &str,
+    unit_seconds: f64,
+    zero_allowed: bool,
+    most: f64,
+) -> Result<Duration, Invalid> {
+    let number = decimal(text).ok_or(None)?;
+    let too_small = number == 0.0 && !zero_allowed;
+    if too_small || number > most {
+        return Err(None);
+    }
+    Ok(Duration::from_secs_f64(number * unit_seconds))
+}
+
+/// Reads a whole number from `least` to `most`.
+pub(super) fn count(text: &str, least: usize, most: usize) -> Result<usize, Invalid> {
+    text.parse()
+        .ok()
+        .filter(|n| (least..=most).contains(n))
+        .ok_or(None)
+}
+
+/// Reads the names of the collections.
+pub(super) fn collections(text: &str) -> Result<Vec<String>, Invalid> {
+    let mut names: Vec<String> = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        let reason = if name.is_empty() {
+            "has an empty name in it".to_string()
+        } else if name == "samples" {
+            "must not have \"samples\" in it, which is always the local library".to_string()
+        } else if name.starts_with('.') {
+            format!("must not have the hidden name \"{name}\" in it")
+        } else if name.contains('/') || name.chars().any(char::is_control) || name.len() > 255 {
+            format!("\"{}\" is no folder name", name.escape_debug())
+        } else if names.iter().any(|other| other == name) {
+            format!("has \"{name}\" in it twice")
+        } else {
+            names.push(name.to_string());
+            continue;
+        };
+        return Err(Some(reason));
+    }
+    Ok(names)
+}
+
+/// Reads a decimal number without sign or exponent.
+fn decimal(text: &str) -> Option<f64> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    text.parse::<f64>()
+        .ok()
+        .filter(|number| plain && number.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_decimal_and_binary_units() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("123", 123),
+            ("5GB", 5_000_000_000),
+            ("50GiB", 50 << 30),
+            ("50 gib", 50 << 30),
+            ("1.5MiB", 3 << 19),
+            ("2kb", 2000),
+            ("7B", 7),
+            ("16777215TiB", 16_777_215 << 40),
+        ] {
+            assert_eq!(size_bytes(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_mean_nothing_are_refused() {
+        for text in [
+            "",
+            "GB",
+            "-1",
+            "5G",
+            "5 apples",
+            "1.5",
+            "1e9",
+            "1..2GB",
+            "99999999TiB",
+            "inf",
+            "5GBB",
+        ] {
+            assert!(size_bytes(text).is_err(), "{text}");
+        }
+        assert!(positive_size_bytes("0").is_err());
+    }
+
+    #[test]
+    fn durations_are_fractional_and_bounded() {
+        assert_eq!(
+            duration("0.5", 3600.0, false, 10.0),
+            Ok(Duration::from_secs(1800))
+        );
+        assert_eq!(duration("0", 1.0, true, 10.0), Ok(Duration::ZERO));
+        for text in ["0", "-1", "11", "nan", "inf", "1e3", "", ".", "1h"] {
+            assert!(duration(text, 1.0, false, 10.0).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn collections_are_distinct_folder_names() {
+        assert_eq!(collections("a, b"), Ok(vec!["a".into(), "b".into()]));
+        for text in [
+            "a,,b",
+            "samples",
+            "a,a",
+            ".voicebeatfs",
+            "..",
+            "a/b",
+            "a\u{1}",
+        ] {
+            assert!(collections(text).unwrap_err().is_some(), "{text}");
+        }
+    }
+}
