@@ -188,6 +188,9 @@ pub struct ListPage {
     pub prefixes: Vec<String>,
     /// Continuation token of the next page; `None` after the last.
     pub next: Option<String>,
+    /// Whether a part of the bucket could not be asked: what is missing here may well exist (see
+    /// [`fallback`]). Only a listing of pages that are all complete proves an absence.
+    pub incomplete: bool,
 }
 
 /// What to list.

@@ -1,0 +1,302 @@
+//! How the SDK's client is set up, and how long its requests may take.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, Intercept, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation, RuntimeComponents, StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use aws_smithy_http_client::tls;
+use aws_smithy_types::config_bag::ConfigBag;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::super::{StoreError, StoreResult};
+
+/// Bytes handed to the connection at a time: small enough that a slow line still shows progress
+/// within [`R2Timeouts::idle`], large enough to cost nothing.
+const CHUNK_BYTES: usize = 128 * 1024;
+
+/// Idle connections kept for the next request. More than the requests that run at once by
+/// default; each costs a socket and some 30 KiB of TLS buffers.
+const MAX_IDLE_CONNECTIONS: usize = 32;
+
+/// Cloudflare closes idle connections after some minutes (undocumented); ours go first, so that a
+/// request seldom meets a closing connection.
+const IDLE_CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
+
+/// What [`super::R2Store`] needs to know.
+#[derive(Clone)]
+pub struct R2Options {
+    /// URL of the S3 endpoint, without the bucket.
+    pub endpoint: String,
+    /// Name of the bucket.
+    pub bucket: String,
+    /// Beginning of all keys in the bucket: empty, or ending in `/`.
+    pub prefix: String,
+    /// Access key id.
+    pub access_key_id: String,
+    /// Secret access key.
+    pub secret_access_key: String,
+    /// Token of temporary credentials.
+    pub session_token: Option<String>,
+}
+
+impl fmt::Debug for R2Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("R2Options")
+            .field("endpoint", &self.endpoint)
+            .field("bucket", &self.bucket)
+            .field("prefix", &self.prefix)
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long to wait for what. The SDK has only the first by default (aws-sdk-rust#1141).
+#[derive(Clone, Copy, Debug)]
+pub struct R2Timeouts {
+    /// For a connection, TLS included.
+    pub connect: Duration,
+    /// For the answer once the request is sent.
+    pub answer: Duration,
+    /// Without a single byte of progress, in either direction.
+    pub idle: Duration,
+    /// For the answer to a copy or a completion, which move the object's bytes within R2.
+    pub commit: Duration,
+}
+
+impl Default for R2Timeouts {
+    fn default() -> R2Timeouts {
+        R2Timeouts {
+            connect: Duration::from_secs(3),
+            answer: Duration::from_secs(20),
+            idle: Duration::from_secs(20),
+            commit: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Builds the client. Nothing is sent.
+pub(super) fn build(options: &R2Options, timeouts: &R2Timeouts) -> Client {
+    let credentials = Credentials::new(
+        &options.access_key_id,
+        &options.secret_access_key,
+        options.session_token.clone(),
+        None,
+        "voicebeatfs",
+    );
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .endpoint_url(with_final_slash(&options.endpoint))
+        .region(Region::new("auto"))
+        .credentials_provider(credentials)
+        .force_path_style(true)
+        // With the SDK's defaults R2 has refused uploads and garbled ranges (cloudflare-docs
+        // #19236, #20014).
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        // The SDK does not retry 429 and its first retry of a write comes too early for R2
+        // (ubiblk#448, #450): see `retry`.
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(timeouts.connect)
+                .build(),
+        )
+        // It breaks slow copies and paused downloads (aws-sdk-rust#1141, #1202).
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .http_client(http_client(&options.endpoint))
+        .build();
+    Client::from_conf(config)
+}
+
+fn http_client(endpoint: &str) -> aws_smithy_runtime_api::client::http::SharedHttpClient {
+    // Without TLS there is no need for the system's certificates, which a bare machine lacks.
+    let trust_store = if endpoint.starts_with("http://") {
+        tls::TrustStore::empty()
+    } else {
+        tls::TrustStore::default()
+    };
+    let context = tls::TlsContext::builder()
+        .with_trust_store(trust_store)
+        .build()
+        .expect("a trust store without certificates of our own is always valid");
+    aws_smithy_http_client::Builder::new()
+        .pool_idle_timeout(IDLE_CONNECTION_LIFETIME)
+        .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+        .tls_provider(tls::Provider::Rustls(
+            tls::rustls_provider::CryptoMode::Ring,
+        ))
+        .tls_context(context)
+        .build_https()
+}
+
+/// The SDK joins `https://host/path` and the bucket `b` to `/pathb` (seen on the wire with
+/// 1.157.0).
+fn with_final_slash(endpoint: &str) -> String {
+    format!("{}/", endpoint.trim_end_matches('/'))
+}
+
+/// Sets `Accept-Encoding` after the signature: Cloudflare's edge rewrites the header, so it must
+/// not be signed (wojtekmach/req#546).
+#[derive(Debug)]
+pub(super) struct AcceptEncoding(pub String);
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for AcceptEncoding {
+    fn name(&self) -> &'static str {
+        "AcceptEncoding"
+    }
+
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _bag: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let headers = context.request_mut().headers_mut();
+        headers.try_insert("accept-encoding", self.0.clone())?;
+        Ok(())
+    }
+}
+
+/// When an upload last moved.
+#[derive(Debug)]
+pub(super) struct Progress(Mutex<Moved>);
+
+#[derive(Debug)]
+struct Moved {
+    last: Instant,
+    all_sent: bool,
+}
+
+impl Progress {
+    fn deadline(&self, timeouts: &R2Timeouts) -> Instant {
+        let moved = self.0.lock();
+        let patience = if moved.all_sent {
+            timeouts.answer.max(timeouts.idle)
+        } else {
+            timeouts.idle
+        };
+        moved.last + patience
+    }
+}
+
+/// A request body that tells how far it is. Being a stream, it is not hashed for the signature
+/// (`UNSIGNED-PAYLOAD`): Content-MD5 covers the bytes already, over http as over https.
+pub(super) fn watched(body: Bytes) -> (ByteStream, Arc<Progress>) {
+    let progress = Arc::new(Progress(Mutex::new(Moved {
+        last: Instant::now(),
+        all_sent: body.is_empty(),
+    })));
+    let watched = WatchedBody {
+        left: body,
+        progress: progress.clone(),
+    };
+    (ByteStream::new(SdkBody::from_body_1_x(watched)), progress)
+}
+
+struct WatchedBody {
+    left: Bytes,
+    progress: Arc<Progress>,
+}
+
+impl Body for WatchedBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let length = self.left.len().min(CHUNK_BYTES);
+        let chunk = self.left.split_to(length);
+        *self.progress.0.lock() = Moved {
+            last: Instant::now(),
+            all_sent: self.left.is_empty(),
+        };
+        Poll::Ready((!chunk.is_empty()).then(|| Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left.len() as u64)
+    }
+}
+
+/// Waits for an upload's answer as long as the upload moves.
+pub(super) async fn while_moving<T>(
+    progress: &Progress,
+    timeouts: &R2Timeouts,
+    request: impl Future<Output = T>,
+) -> StoreResult<T> {
+    let mut request = std::pin::pin!(request);
+    loop {
+        let deadline = progress.deadline(timeouts);
+        match tokio::time::timeout_at(deadline, &mut request).await {
+            Ok(answer) => return Ok(answer),
+            Err(_) if progress.deadline(timeouts) > deadline => {}
+            Err(_) => return Err(no_answer()),
+        }
+    }
+}
+
+/// Waits for an answer for a limited time.
+pub(super) async fn within<T>(limit: Duration, request: impl Future<Output = T>) -> StoreResult<T> {
+    tokio::time::timeout(limit, request)
+        .await
+        .map_err(|_| no_answer())
+}
+
+fn no_answer() -> StoreError {
+    StoreError::Unavailable {
+        message: "no answer in time".into(),
+        retry_after: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_hide_their_secrets() {
+        let options = R2Options {
+            endpoint: "https://a".into(),
+            bucket: "b".into(),
+            prefix: String::new(),
+            access_key_id: "id".into(),
+            secret_access_key: "hush".into(),
+            session_token: Some("quiet".into()),
+        };
+        let shown = format!("{options:?}");
+        assert!(shown.contains("https://a"));
+        assert!(
+            !shown.contains("hush") && !shown.contains("quiet"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn an_endpoint_ends_in_one_slash() {
+        assert_eq!(with_final_slash("https://h"), "https://h/");
+        assert_eq!(with_final_slash("https://h/p/"), "https://h/p/");
+    }
+}

@@ -1,0 +1,94 @@
+//! Listings: names come percent-encoded, so that any name survives XML.
+
+use aws_sdk_s3::types::{EncodingType, Object};
+use percent_encoding::percent_decode_str;
+
+use super::super::{
+    Key, ListPage, ListRequest, ListedObject, ObjectVersion, Origin, StoreError, StoreResult,
+};
+use super::{R2Store, read};
+
+impl R2Store {
+    pub(super) async fn list_objects(&self, request: ListRequest) -> StoreResult<ListPage> {
+        let sent = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(format!("{}{}", self.prefix, request.prefix))
+            .set_delimiter(request.delimited.then(|| "/".into()))
+            .set_continuation_token(request.continuation.clone())
+            .set_max_keys(request.max_keys.map(Into::into))
+            .encoding_type(EncodingType::Url)
+            .send();
+        let output = self.answer(self.timeouts.answer, sent).await?;
+        let encoded = output.encoding_type() == Some(&EncodingType::Url);
+        let mut page = ListPage::default();
+        for object in output.contents() {
+            page.objects.extend(self.listed(object, encoded));
+        }
+        for prefix in output.common_prefixes() {
+            let name = prefix.prefix().and_then(|name| self.name(name, encoded));
+            page.prefixes.extend(name);
+        }
+        if output.is_truncated() == Some(true) {
+            // Without a new token the listing would go round for ever.
+            let next = output.next_continuation_token;
+            page.next = next.filter(|next| Some(next) != request.continuation.as_ref());
+            if page.next.is_none() {
+                return Err(StoreError::Damaged("a cut listing without its rest".into()));
+            }
+        }
+        Ok(page)
+    }
+
+    fn listed(&self, object: &Object, encoded: bool) -> Option<ListedObject> {
+        let name = self.name(object.key()?, encoded)?;
+        // The marker of the prefix itself has no name in here.
+        let key = Key::new(&name)?;
+        let Ok(etag) = read::tag(object.e_tag()) else {
+            log::warn!("listed without an ETag, skipped: {key:?}");
+            return None;
+        };
+        Some(ListedObject {
+            version: ObjectVersion { key, etag },
+            size: read::size(object.size()).unwrap_or(0),
+            last_modified: read::time(object.last_modified()),
+            origin: Origin::Primary,
+        })
+    }
+
+    /// Returns a listed name as it is below our prefix.
+    fn name(&self, listed: &str, encoded: bool) -> Option<String> {
+        let name = if encoded {
+            decode(listed)
+        } else {
+            Some(listed.into())
+        };
+        let below = name
+            .as_deref()
+            .and_then(|name| name.strip_prefix(&self.prefix));
+        if below.is_none() {
+            log::warn!("listed with a name that cannot be, skipped: {listed:?}");
+        }
+        below.map(Into::into)
+    }
+}
+
+/// Decodes a listed name. As in AWS, a plus sign stands for a space and itself comes encoded.
+fn decode(name: &str) -> Option<String> {
+    let spaced = name.replace('+', " ");
+    let decoded = percent_decode_str(&spaced).decode_utf8().ok()?;
+    Some(decoded.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decode;
+
+    #[test]
+    fn names_are_decoded() {
+        assert_eq!(decode("a/b%2Bc+d%20e%0A").as_deref(), Some("a/b+c d e\n"));
+        assert_eq!(decode("%C3%A9").as_deref(), Some("é"));
+        assert_eq!(decode("%FF"), None);
+    }
+}
