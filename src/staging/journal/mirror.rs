@@ -1,0 +1,177 @@
+//! The journal in memory: all records and every index over them. Only [`Mirror`]'s methods change
+//! them, each right after the same change was committed to the database.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::SystemTime;
+
+use crate::disk::FileId;
+use crate::staging::record::{Change, Record, Released, Seq};
+use crate::store::{Key, ObjectVersion};
+
+/// A write that was begun and whose end is not known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attempt {
+    /// The write id that the object carries if the write lands.
+    pub write_id: String,
+    /// Which state of the record was sent.
+    pub seq: Seq,
+    /// When it was begun.
+    pub begun_at: SystemTime,
+}
+
+/// A release, and how far it is.
+#[derive(Clone, Debug)]
+struct Release {
+    adopt_as: Option<ObjectVersion>,
+    /// The number of the commit that released the file.
+    commit: u64,
+    /// Whether somebody is carrying it out, so that it cannot be taken back.
+    claimed: bool,
+}
+
+/// What `journal.db` holds, apart from attributes. Every key in here is folded.
+#[derive(Debug, Default)]
+pub(super) struct Mirror {
+    records: BTreeMap<Key, Record>,
+    /// Source of a copy, and the keys that are to become copies of it.
+    copies: HashMap<Key, BTreeSet<Key>>,
+    attempts: HashMap<Key, Vec<Attempt>>,
+    released: HashMap<FileId, Release>,
+    /// Keys whose record changed since the follower last asked.
+    changed: BTreeSet<Key>,
+}
+
+impl Mirror {
+    pub(super) fn record(&self, key: &Key) -> Option<&Record> {
+        self.records.get(key)
+    }
+
+    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.values()
+    }
+
+    /// Returns the records whose folded key begins so.
+    pub(super) fn records_below(&self, prefix: &str) -> impl Iterator<Item = &Record> {
+        // An empty prefix is no key; every key comes after the shortest one.
+        let first = Key::new(prefix).or_else(|| Key::new("\0"));
+        first
+            .into_iter()
+            .flat_map(|first| self.records.range(first..))
+            .take_while(move |(key, _)| key.as_str().starts_with(prefix))
+            .map(|(_, record)| record)
+    }
+
+    /// Returns the keys, other than `key` itself, that are to become copies of it.
+    pub(super) fn copies_of(&self, key: &Key) -> impl Iterator<Item = &Key> {
+        let copies = self.copies.get(key).into_iter().flatten();
+        let key = key.clone();
+        copies.filter(move |copy| **copy != key)
+    }
+
+    pub(super) fn set(&mut self, record: Record) {
+        let key = record.key.folded();
+        self.unlink_copy(&key);
+        if let Change::Copy { source, .. } = &record.change {
+            let source = source.key.folded();
+            self.copies.entry(source).or_default().insert(key.clone());
+        }
+        self.records.insert(key.clone(), record);
+        self.changed.insert(key);
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) {
+        self.unlink_copy(key);
+        if self.records.remove(key).is_some() {
+            self.changed.insert(key.clone());
+        }
+    }
+
+    fn unlink_copy(&mut self, key: &Key) {
+        let Some(Change::Copy { source, .. }) = self.records.get(key).map(|r| &r.change) else {
+            return;
+        };
+        let source = source.key.folded();
+        if let Some(copies) = self.copies.get_mut(&source) {
+            copies.remove(key);
+            if copies.is_empty() {
+                self.copies.remove(&source);
+            }
+        }
+    }
+
+    pub(super) fn take_changed(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.changed).into_iter().collect()
+    }
+
+    pub(super) fn attempts(&self, key: &Key) -> &[Attempt] {
+        self.attempts.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn begin_attempt(&mut self, key: Key, attempt: Attempt) {
+        self.attempts.entry(key).or_default().push(attempt);
+    }
+
+    pub(super) fn end_attempt(&mut self, key: &Key, write_id: &str) {
+        if let Some(attempts) = self.attempts.get_mut(key) {
+            attempts.retain(|attempt| attempt.write_id != write_id);
+            if attempts.is_empty() {
+                self.attempts.remove(key);
+            }
+        }
+    }
+
+    pub(super) fn end_attempts(&mut self, key: &Key) {
+        self.attempts.remove(key);
+    }
+
+    pub(super) fn release(&mut self, file: FileId, adopt_as: Option<ObjectVersion>, commit: u64) {
+        let release = Release {
+            adopt_as,
+            commit,
+            claimed: false,
+        };
+        self.released.insert(file, release);
+    }
+
+    pub(super) fn unrelease(&mut self, file: FileId) {
+        self.released.remove(&file);
+    }
+
+    /// Whether the file is on its way out and cannot be taken back.
+    pub(super) fn is_claimed(&self, file: FileId) -> bool {
+        self.released.get(&file).is_some_and(|r| r.claimed)
+    }
+
+    pub(super) fn is_released(&self, file: FileId) -> bool {
+        self.released.contains_key(&file)
+    }
+
+    pub(super) fn has_releases_after(&self, commit: u64) -> bool {
+        self.released.values().any(|r| r.commit > commit)
+    }
+
+    /// Returns the files to be adopted whose release is among the first `commit` commits.
+    pub(super) fn released(&self, commit: u64) -> Vec<Released> {
+        let released = self.released.iter().filter(|(_, r)| r.commit <= commit);
+        released
+            .map(|(file, release)| Released {
+                file: *file,
+                adopt_as: release.adopt_as.clone(),
+            })
+            .collect()
+    }
+
+    /// Claims the files to be unlinked whose release is among the first `commit` commits.
+    pub(super) fn claim_discarded(&mut self, commit: u64, limit: usize) -> Vec<FileId> {
+        let due = self
+            .released
+            .iter_mut()
+            .filter(|(_, r)| r.commit <= commit && r.adopt_as.is_none());
+        due.take(limit)
+            .map(|(file, release)| {
+                release.claimed = true;
+                *file
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,45 @@
+//! The smallest changes of the journal. Each is written to the database and to the mirror by one
+//! function each, and everything that the journal does is a list of them.
+
+use super::mirror::{Attempt, Mirror};
+use crate::disk::FileId;
+use crate::staging::record::Record;
+use crate::store::attributes::FileAttributes;
+use crate::store::{Key, ObjectVersion};
+
+/// One change. Keys that stand alone are folded.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// Sets the record of its key.
+    Set(Record),
+    /// Removes the record of a key.
+    Remove(Key),
+    /// Notes a write that is about to be sent.
+    BeginAttempt(Key, Attempt),
+    /// Forgets a write whose end is known.
+    EndAttempt(Key, String),
+    /// Forgets all writes to a key.
+    EndAttempts(Key),
+    /// Lets a staged file go.
+    Release(FileId, Option<ObjectVersion>),
+    /// Forgets the release of a file: it was carried out, or is taken back.
+    Unrelease(FileId),
+    /// Keeps attributes of a version. They are in the database only.
+    KeepAttributes(ObjectVersion, FileAttributes),
+}
+
+impl Mirror {
+    /// Does in memory what was committed as the commit of that number.
+    pub(super) fn apply(&mut self, step: Step, commit: u64) {
+        match step {
+            Step::Set(record) => self.set(record),
+            Step::Remove(key) => self.remove(&key),
+            Step::BeginAttempt(key, attempt) => self.begin_attempt(key, attempt),
+            Step::EndAttempt(key, write_id) => self.end_attempt(&key, &write_id),
+            Step::EndAttempts(key) => self.end_attempts(&key),
+            Step::Release(file, adopt_as) => self.release(file, adopt_as, commit),
+            Step::Unrelease(file) => self.unrelease(file),
+            Step::KeepAttributes(..) => {}
+        }
+    }
+}

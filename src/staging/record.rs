@@ -1,0 +1,256 @@
+//! What the journal says: plain types, without behaviour that touches a disk.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use crate::disk::FileId;
+use crate::store::attributes::FileAttributes;
+use crate::store::{ETag, Key, Md5, ObjectVersion};
+
+/// The order of the last change of a record. Grows with every change, also over restarts, and so
+/// names one state of one key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Seq(pub u64);
+
+/// What the bucket is to hold under one key, and does not hold yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The key, spelled as it was given. There is one record for all spellings of a key
+    /// ([`Key::folded`]).
+    pub key: Key,
+    /// Which state of the record this is.
+    pub seq: Seq,
+    /// The version that the bucket is known to hold now; `None`: the key holds nothing.
+    pub base: Option<ETag>,
+    /// What is to become of it.
+    pub change: Change,
+    /// Why it cannot succeed; a parked record is kept and shown, and not tried.
+    pub parked: Option<String>,
+    /// When the record was last changed.
+    pub changed_at: SystemTime,
+    /// How often it was tried in vain since.
+    pub attempts: u32,
+    /// Why the last try failed.
+    pub last_error: Option<String>,
+}
+
+/// What a key is to hold.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// The bytes of a staged file.
+    Put {
+        /// Where the bytes are.
+        file: FileId,
+        /// How far they are settled.
+        state: PutState,
+        /// What goes with them; without an `mtime` the staged file's own counts.
+        attributes: FileAttributes,
+    },
+    /// A folder's marker: an empty object whose key ends in `/`.
+    Folder {
+        /// What goes with it.
+        attributes: FileAttributes,
+    },
+    /// The bytes of another object: the rename of an uploaded one; or, when the source is the key
+    /// itself, new attributes.
+    Copy {
+        /// What is copied.
+        source: ObjectVersion,
+        /// Its length in bytes.
+        size: u64,
+        /// What goes with the copy.
+        attributes: FileAttributes,
+    },
+    /// Nothing: a tombstone.
+    Delete,
+}
+
+/// How far the bytes of a staged file are settled.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PutState {
+    /// A writer may be left.
+    Open,
+    /// Closed by its last writer.
+    Closed {
+        /// Length in bytes.
+        length: u64,
+    },
+    /// Closed and hashed: this and nothing else is sent.
+    Sealed(Sealed),
+}
+
+/// A version of a staged file that is fit to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Length in bytes.
+    pub length: u64,
+    /// Length of every part but the last.
+    pub part_size: u64,
+    /// The parts' digests. A single part goes by one PUT, more by a multipart upload.
+    pub parts: Vec<Md5>,
+}
+
+impl Sealed {
+    /// Returns the tag that an object with these bytes gets, sent in these parts.
+    pub fn etag(&self) -> ETag {
+        if let [md5] = self.parts[..] {
+            return ETag::of_md5(md5);
+        }
+        let digests: Vec<u8> = self.parts.iter().flat_map(|part| part.0).collect();
+        let Md5(digest) = Md5::of(&digests);
+        ETag::new(&format!("\"{}-{}\"", hex::encode(digest), self.parts.len()))
+    }
+}
+
+impl Change {
+    /// Returns the staged file that this change needs.
+    pub fn file(&self) -> Option<FileId> {
+        match self {
+            Change::Put { file, .. } => Some(*file),
+            Change::Folder { .. } | Change::Copy { .. } | Change::Delete => None,
+        }
+    }
+
+    /// Returns how many bytes this change brings into the bucket from here. An open file counts
+    /// nothing: its length is not settled.
+    pub fn length(&self) -> u64 {
+        match self {
+            Change::Put { state, .. } => match state {
+                PutState::Open => 0,
+                PutState::Closed { length } => *length,
+                PutState::Sealed(sealed) => sealed.length,
+            },
+            Change::Folder { .. } | Change::Copy { .. } | Change::Delete => 0,
+        }
+    }
+
+    /// Whether a writer may be left.
+    pub fn is_open(&self) -> bool {
+        matches!(
+            self,
+            Change::Put {
+                state: PutState::Open,
+                ..
+            }
+        )
+    }
+}
+
+/// One step of a change to the journal. [`Journal::apply`](super::Journal::apply) takes several
+/// and carries out all or none.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Edit {
+    /// Says what the bucket is to hold under a key. Replaces the record of that key.
+    Set {
+        /// The key.
+        key: Key,
+        /// What the bucket is known to hold there now.
+        base: Option<ETag>,
+        /// What it is to hold.
+        change: Change,
+    },
+    /// Nothing remains to be done for a key. While a write of ours to it may still land, a
+    /// tombstone takes the place of the record, so that the late write is taken back.
+    Remove {
+        /// The key.
+        key: Key,
+    },
+    /// A staged file is no longer needed. It is unlinked after this has been synced.
+    Discard {
+        /// The file.
+        file: FileId,
+    },
+    /// A staged file is to be moved into the cache, after this has been synced.
+    Adopt {
+        /// The file.
+        file: FileId,
+        /// The version whose bytes it holds.
+        version: ObjectVersion,
+    },
+    /// Takes back a `Discard` or an `Adopt` that was not carried out yet.
+    Unrelease {
+        /// The file.
+        file: FileId,
+    },
+    /// Keeps what a listing will not tell about a version. One version a key is kept.
+    KeepAttributes {
+        /// The version.
+        version: ObjectVersion,
+        /// Its attributes.
+        attributes: FileAttributes,
+    },
+}
+
+/// A staged file that was released, and may now leave the staging directory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Released {
+    /// The file.
+    pub file: FileId,
+    /// The version whose bytes it holds, if it is to be moved into the cache; else it goes.
+    pub adopt_as: Option<ObjectVersion>,
+}
+
+/// What became of a confirmed operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Confirmed {
+    /// The record is done and gone.
+    Done,
+    /// The record has changed meanwhile and remains.
+    Superseded,
+}
+
+/// Which bucket the journal's records are for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Kind of store: `r2` or `local`.
+    pub backend: String,
+    /// The server's address, or the local store's directory.
+    pub endpoint: String,
+    /// The bucket.
+    pub bucket: String,
+    /// The prefix within it; may be empty.
+    pub prefix: String,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Identity {
+            backend,
+            endpoint,
+            bucket,
+            prefix,
+        } = self;
+        write!(f, "{backend} {endpoint} bucket \"{bucket}\"")?;
+        if !prefix.is_empty() {
+            write!(f, " prefix \"{prefix}\"")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tag_of_a_sealed_file_is_the_one_r2_gives() {
+        let single = Sealed {
+            length: 5,
+            part_size: 5,
+            parts: vec![Md5::of(b"hello")],
+        };
+        assert_eq!(
+            single.etag().as_str(),
+            "\"5d41402abc4b2a76b9719d911017c592\""
+        );
+        let double = Sealed {
+            length: 10,
+            part_size: 5,
+            parts: vec![Md5::of(b"hello"), Md5::of(b"hello")],
+        };
+        let mut both = Md5::of(b"hello").0.to_vec();
+        both.extend(Md5::of(b"hello").0);
+        let digest = hex::encode(Md5::of(&both).0);
+        assert_eq!(double.etag().as_str(), format!("\"{digest}-2\""));
+    }
+}
