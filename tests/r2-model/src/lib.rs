@@ -1,1 +1,36 @@
-//! r2-model
+//! Cloudflare R2's S3 API in memory, for tests: semantics as documented and captured, one lock,
+//! HTTP on the loopback interface.
+//!
+//! ```text
+//! socket (server) → HTTP, log, faults (front) → signature, chunked bodies (s3s, service)
+//!                 → operations (api) → buckets under one lock (state, upload, listing)
+//! ```
+//!
+//! [`R2Model`] starts a server and is the test's handle to it. Every test has its own.
+
+mod api;
+mod condition;
+mod content;
+mod dates;
+mod error;
+mod front;
+mod key;
+mod listing;
+mod log;
+mod model;
+mod operation;
+mod range;
+mod refused;
+mod server;
+mod service;
+mod state;
+mod token;
+mod upload;
+mod xml;
+
+pub use content::generated_bytes;
+pub use log::{Costs, RequestRecord};
+pub use model::{Builder, Object, OtherClient, R2Model, UploadInfo};
+pub use operation::{Class, Operation};
+pub use state::{RateViolation, RetryAfter};
+pub use token::{Permission, Token};

@@ -1,0 +1,255 @@
+//! The buckets: every change is one call under one lock, so conditions and commits are atomic.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use md5::{Digest, Md5};
+
+use crate::condition::{Conditions, Current};
+use crate::content::Content;
+use crate::dates;
+use crate::error::{R2Error, R2Result};
+use crate::key::Key;
+use crate::upload::Upload;
+
+/// All that the model remembers of its buckets.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) buckets: BTreeMap<String, Bucket>,
+    pub(crate) rules: Rules,
+}
+
+/// What may differ between tests.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    /// The least size of every part but the last.
+    pub(crate) min_part_bytes: u64,
+    /// The least time between two writes of one key.
+    pub(crate) write_interval: Duration,
+    /// Whether writes that come sooner are refused, and with which `Retry-After`.
+    pub(crate) too_many_requests: Option<RetryAfter>,
+}
+
+/// What a 429 says about waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// The answer has no `Retry-After` header.
+    Absent,
+    /// The header names this many seconds.
+    Seconds(u64),
+}
+
+/// One bucket.
+#[derive(Debug, Default)]
+pub(crate) struct Bucket {
+    /// By folded key, so the order is that of listings.
+    pub(crate) objects: BTreeMap<String, Stored>,
+    /// By upload id.
+    pub(crate) uploads: BTreeMap<String, Upload>,
+    pub(crate) uploads_begun: u64,
+    /// When a client last wrote or deleted each folded key.
+    last_write: HashMap<String, Instant>,
+    /// How often each folded key was written, by anybody; deletes do not count.
+    write_counts: HashMap<String, u64>,
+    pub(crate) violations: Vec<RateViolation>,
+}
+
+/// Two writes of one key that came too close for R2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateViolation {
+    /// The key in its normal form.
+    pub key: String,
+    /// The time between the two writes.
+    pub gap: Duration,
+}
+
+/// One object.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub(crate) spelled: String,
+    pub(crate) content: Content,
+    /// Without quotes.
+    pub(crate) etag: String,
+    pub(crate) last_modified: SystemTime,
+    pub(crate) attributes: Attributes,
+    /// The sizes of the parts; empty for an object written in one piece.
+    pub(crate) part_sizes: Vec<u64>,
+    /// What a reader gets who does not accept the object's coding.
+    pub(crate) decoded: Option<Bytes>,
+}
+
+/// What is kept with an object besides its content.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    /// `content-type` and its kin, by lower-case header name.
+    pub(crate) system: BTreeMap<String, String>,
+    /// `x-amz-meta-*`, by lower-case name without the prefix.
+    pub(crate) user: BTreeMap<String, String>,
+}
+
+impl Stored {
+    /// Makes an object written in one piece, with the MD5 of its bytes as ETag.
+    pub(crate) fn of_bytes(bytes: Bytes, attributes: Attributes) -> Self {
+        let etag = hex::encode(Md5::digest(&bytes));
+        Self::new(Content::Bytes(bytes), etag, attributes)
+    }
+
+    pub(crate) fn new(content: Content, etag: String, attributes: Attributes) -> Self {
+        Self {
+            spelled: String::new(),
+            content,
+            etag,
+            last_modified: dates::now(),
+            attributes,
+            part_sizes: Vec::new(),
+            decoded: None,
+        }
+    }
+
+    pub(crate) fn current(&self) -> Current<'_> {
+        Current {
+            etag: &self.etag,
+            last_modified: self.last_modified,
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn bucket(&self, name: &str) -> R2Result<&Bucket> {
+        self.buckets.get(name).ok_or_else(R2Error::no_such_bucket)
+    }
+
+    /// Returns the bucket to change it, together with the rules that changes obey.
+    pub(crate) fn bucket_mut(&mut self, name: &str) -> R2Result<(&mut Bucket, &Rules)> {
+        let bucket = self
+            .buckets
+            .get_mut(name)
+            .ok_or_else(R2Error::no_such_bucket)?;
+        Ok((bucket, &self.rules))
+    }
+}
+
+impl Bucket {
+    pub(crate) fn get(&self, key: &Key) -> R2Result<&Stored> {
+        self.objects
+            .get(&key.folded)
+            .ok_or_else(R2Error::no_such_key)
+    }
+
+    /// Writes an object as a client does: rate, then conditions, then the commit.
+    pub(crate) fn put(
+        &mut self,
+        key: &Key,
+        object: Stored,
+        conditions: &Conditions,
+        rules: &Rules,
+    ) -> R2Result<()> {
+        self.check_rate(key, rules)?;
+        conditions.check_write(self.objects.get(&key.folded).map(Stored::current))?;
+        self.note_write(key);
+        self.insert(key, object);
+        Ok(())
+    }
+
+    /// Deletes an object as a client does; a missing one is no error.
+    pub(crate) fn delete(&mut self, key: &Key, rules: &Rules) -> R2Result<()> {
+        self.check_rate(key, rules)?;
+        self.note_write(key);
+        self.objects.remove(&key.folded);
+        Ok(())
+    }
+
+    /// Puts the object in place, whoever wrote it.
+    pub(crate) fn insert(&mut self, key: &Key, mut object: Stored) {
+        object.spelled = key.spelled.clone();
+        object.last_modified = dates::now();
+        *self.write_counts.entry(key.folded.clone()).or_default() += 1;
+        self.objects.insert(key.folded.clone(), object);
+    }
+
+    pub(crate) fn write_count(&self, key: &Key) -> u64 {
+        self.write_counts
+            .get(&key.folded)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Records, and if the rules say so refuses, a write that follows another too soon.
+    pub(crate) fn check_rate(&mut self, key: &Key, rules: &Rules) -> R2Result<()> {
+        let Some(gap) = self.last_write.get(&key.folded).map(Instant::elapsed) else {
+            return Ok(());
+        };
+        if gap >= rules.write_interval {
+            return Ok(());
+        }
+        self.violations.push(RateViolation {
+            key: key.folded.clone(),
+            gap,
+        });
+        match rules.too_many_requests {
+            None => Ok(()),
+            Some(RetryAfter::Absent) => Err(R2Error::too_many_requests(None)),
+            Some(RetryAfter::Seconds(seconds)) => Err(R2Error::too_many_requests(Some(seconds))),
+        }
+    }
+
+    /// Starts the interval in which R2 takes no other write of the key.
+    pub(crate) fn note_write(&mut self, key: &Key) {
+        self.last_write.insert(key.folded.clone(), Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> Rules {
+        Rules {
+            min_part_bytes: 1,
+            write_interval: Duration::from_secs(60),
+            too_many_requests: None,
+        }
+    }
+
+    fn object(text: &'static str) -> Stored {
+        Stored::of_bytes(Bytes::from_static(text.as_bytes()), Attributes::default())
+    }
+
+    #[test]
+    fn the_last_spelling_is_kept() {
+        let mut bucket = Bucket::default();
+        let composed = Key::new("\u{e9}").expect("a key");
+        let decomposed = Key::new("e\u{301}").expect("a key");
+        let free = Conditions::default();
+        bucket
+            .put(&composed, object("1"), &free, &rules())
+            .expect("written");
+        bucket
+            .put(&decomposed, object("2"), &free, &rules())
+            .expect("written");
+        assert_eq!(bucket.objects.len(), 1);
+        assert_eq!(bucket.get(&composed).expect("found").spelled, "e\u{301}");
+        assert_eq!(bucket.write_count(&composed), 2);
+        assert_eq!(bucket.violations.len(), 1);
+    }
+
+    #[test]
+    fn a_hasty_write_is_refused_when_the_rules_say_so() {
+        let mut bucket = Bucket::default();
+        let key = Key::new("a").expect("a key");
+        let strict = Rules {
+            too_many_requests: Some(RetryAfter::Seconds(5)),
+            ..rules()
+        };
+        bucket
+            .put(&key, object("1"), &Conditions::default(), &strict)
+            .expect("the first");
+        let error = bucket.delete(&key, &strict).expect_err("the second");
+        assert_eq!((error.status, error.retry_after), (429, Some(5)));
+        assert_eq!(
+            bucket.get(&key).expect("still there").etag,
+            object("1").etag
+        );
+    }
+}
