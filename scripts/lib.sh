@@ -47,3 +47,16 @@ need() {
     say "installing $*"
     install_packages "$@" || fail "install these packages first: $*"
 }
+
+# fuse_trouble: prints why this machine cannot mount; nothing if it can.
+fuse_trouble() {
+    [ -c /dev/fuse ] || as_root modprobe fuse 2>/dev/null || true
+    if [ ! -c /dev/fuse ]; then
+        echo "/dev/fuse: this machine (or container) has no FUSE"
+    elif [ "$(id -u)" = 0 ]; then
+        # A container may show the device and forbid it.
+        (: <>/dev/fuse) 2>/dev/null || echo "the right to open /dev/fuse"
+    elif ! have fusermount3; then
+        echo "fusermount3, with which a user mounts: apt-get install fuse3"
+    fi
+}
