@@ -1,1 +1,245 @@
-//! retry
+//! Trying again: a decorator for a store behind a network.
+//!
+//! It rides out what passes within seconds. What lasts longer is for the caller to decide: a read
+//! has a deadline, and the uploader repeats writes for ever, one by one and with the journal's
+//! knowledge of what was tried. The bytes of a GET are not repeated here either: the cache knows
+//! which of them it has.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use super::{
+    CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
+    ObjectInfo, ObjectStore, PartNumber, PutRequest, ReadCondition, StoreError, StoreResult,
+    Upload, WriteCondition,
+};
+use crate::clock::SharedClock;
+
+/// How a store is retried.
+#[derive(Clone, Copy, Debug)]
+pub struct RetryPolicy {
+    /// No read is tried again later than this after its first try.
+    pub reads: Duration,
+    /// No write is tried again later than this after its first try.
+    pub writes: Duration,
+    /// Longest pause before the second try; it doubles with each further one.
+    pub first_pause: Duration,
+    /// Longest pause of all, unless the server asks for more.
+    pub longest_pause: Duration,
+    /// Shortest pause between two tries of a write to one key.
+    pub write_pause: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> RetryPolicy {
+        RetryPolicy {
+            reads: Duration::from_secs(10),
+            // Room for the `Retry-After: 5` that R2 gives (ubiblk#447).
+            writes: Duration::from_secs(10),
+            first_pause: Duration::from_millis(200),
+            longest_pause: Duration::from_secs(5),
+            // R2 takes one write a second to one key (R2: platform/limits), and a try that seemed
+            // to fail may have counted (ubiblk#450).
+            write_pause: Duration::from_millis(1500),
+        }
+    }
+}
+
+/// A way to wait, injected, so that tests need not.
+pub trait Sleeper: Send + Sync + fmt::Debug {
+    /// Waits.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+}
+
+/// Waits for real.
+#[derive(Debug, Default)]
+pub struct SystemSleeper;
+
+impl Sleeper for SystemSleeper {
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// What may be tried again, and after which failures.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Class {
+    /// After any failure that may pass.
+    Read,
+    /// Writes that may land twice, or late, without harm: the same bytes under the same part
+    /// number, an abort. After any failure that may pass.
+    Repeatable,
+    /// All other writes: only when the server refused to begin, which is what 429 says. After any
+    /// other failure the write may have been done, or may still land. Sent again, its condition
+    /// would then fail on our own success, and a late first try could undo what came after it.
+    /// Only the uploader can tell these cases apart (write ids, unresolved attempts), so the
+    /// failure is its to handle.
+    Once,
+}
+
+impl Class {
+    fn may_repeat(self, error: &StoreError) -> bool {
+        match error {
+            StoreError::Throttled { .. } => true,
+            StoreError::Unavailable { .. } | StoreError::Damaged(_) => self != Class::Once,
+            // A clock is not set right within seconds, nor a disk mended.
+            _ => false,
+        }
+    }
+}
+
+/// A store whose requests are tried again.
+#[derive(Debug)]
+pub struct RetryStore {
+    inner: Arc<dyn ObjectStore>,
+    policy: RetryPolicy,
+    clock: SharedClock,
+    sleeper: Arc<dyn Sleeper>,
+}
+
+impl RetryStore {
+    /// Wraps a store.
+    pub fn new(
+        inner: Arc<dyn ObjectStore>,
+        policy: RetryPolicy,
+        clock: SharedClock,
+        sleeper: Arc<dyn Sleeper>,
+    ) -> RetryStore {
+        RetryStore {
+            inner,
+            policy,
+            clock,
+            sleeper,
+        }
+    }
+
+    async fn retry<T, F>(
+        &self,
+        class: Class,
+        what: (&'static str, &str),
+        mut send: impl FnMut() -> F + Send,
+    ) -> StoreResult<T>
+    where
+        F: Future<Output = StoreResult<T>> + Send,
+        T: Send,
+    {
+        let begun = self.clock.instant();
+        let patience = match class {
+            Class::Read => self.policy.reads,
+            Class::Repeatable | Class::Once => self.policy.writes,
+        };
+        for failures in 0.. {
+            let error = match send().await {
+                Err(error) if class.may_repeat(&error) => error,
+                answer => return answer,
+            };
+            let pause = self.pause(class, failures, error.retry_after());
+            let waited = self.clock.instant().duration_since(begun);
+            if waited + pause > patience {
+                return Err(error);
+            }
+            let (verb, key) = what;
+            log::debug!("{verb} {key:?} failed, again in {pause:?}: {error}");
+            self.sleeper.sleep(pause).await;
+        }
+        unreachable!("the loop ends with the patience")
+    }
+
+    /// Returns how long to wait after so many earlier failures. Half of it is chance, so that
+    /// requests that failed together do not come back together.
+    fn pause(&self, class: Class, failures: u32, asked: Option<Duration>) -> Duration {
+        let doubled = self.policy.first_pause * 2_u32.saturating_pow(failures.min(16));
+        let longest = doubled.min(self.policy.longest_pause);
+        let pause = longest.mul_f64(0.5 + 0.5 * fastrand::f64());
+        let least = match class {
+            Class::Read => Duration::ZERO,
+            Class::Repeatable | Class::Once => self.policy.write_pause,
+        };
+        pause.max(least).max(asked.unwrap_or_default())
+    }
+}
+
+#[async_trait]
+impl ObjectStore for RetryStore {
+    async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {
+        let what = ("HEAD", key.as_str());
+        let send = || self.inner.head(key, condition.clone());
+        self.retry(Class::Read, what, send).await
+    }
+
+    async fn get(&self, request: GetRequest) -> StoreResult<GetResponse> {
+        let what = ("GET", request.key.as_str());
+        let send = || self.inner.get(request.clone());
+        self.retry(Class::Read, what, send).await
+    }
+
+    async fn put(&self, request: PutRequest) -> StoreResult<ETag> {
+        let what = ("PUT", request.key.as_str());
+        let send = || self.inner.put(request.clone());
+        self.retry(Class::Once, what, send).await
+    }
+
+    async fn create_multipart(&self, key: &Key, headers: ObjectHeaders) -> StoreResult<Upload> {
+        let what = ("the start of an upload to", key.as_str());
+        let send = || self.inner.create_multipart(key, headers.clone());
+        self.retry(Class::Once, what, send).await
+    }
+
+    async fn upload_part(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        body: Bytes,
+        md5: Md5,
+    ) -> StoreResult<ETag> {
+        let what = ("a part of", upload.key.as_str());
+        let send = || self.inner.upload_part(upload, number, body.clone(), md5);
+        self.retry(Class::Repeatable, what, send).await
+    }
+
+    async fn complete_multipart(
+        &self,
+        upload: &Upload,
+        parts: &[ETag],
+        condition: WriteCondition,
+    ) -> StoreResult<ETag> {
+        let what = ("the completion of", upload.key.as_str());
+        let send = || {
+            self.inner
+                .complete_multipart(upload, parts, condition.clone())
+        };
+        self.retry(Class::Once, what, send).await
+    }
+
+    async fn abort_multipart(&self, upload: &Upload) -> StoreResult<()> {
+        let what = ("the end of an upload to", upload.key.as_str());
+        let send = || self.inner.abort_multipart(upload);
+        self.retry(Class::Repeatable, what, send).await
+    }
+
+    async fn copy(&self, request: CopyRequest) -> StoreResult<ETag> {
+        let what = ("a copy to", request.destination.as_str());
+        let send = || self.inner.copy(request.clone());
+        self.retry(Class::Once, what, send).await
+    }
+
+    async fn delete(&self, key: &Key) -> StoreResult<()> {
+        let what = ("DELETE", key.as_str());
+        let send = || self.inner.delete(key);
+        self.retry(Class::Once, what, send).await
+    }
+
+    async fn list(&self, request: ListRequest) -> StoreResult<ListPage> {
+        let what = ("LIST", request.prefix.as_str());
+        let send = || self.inner.list(request.clone());
+        self.retry(Class::Read, what, send).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

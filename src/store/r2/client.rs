@@ -1,6 +1,5 @@
 //! How the SDK's client is set up, and how long its requests may take.
 
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,6 +24,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::super::{StoreError, StoreResult};
+use crate::config::R2Settings;
 
 /// Bytes handed to the connection at a time: small enough that a slow line still shows progress
 /// within [`R2Timeouts::idle`], large enough to cost nothing.
@@ -37,34 +37,6 @@ const MAX_IDLE_CONNECTIONS: usize = 32;
 /// Cloudflare closes idle connections after some minutes (undocumented); ours go first, so that a
 /// request seldom meets a closing connection.
 const IDLE_CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
-
-/// What [`super::R2Store`] needs to know.
-#[derive(Clone)]
-pub struct R2Options {
-    /// URL of the S3 endpoint, without the bucket.
-    pub endpoint: String,
-    /// Name of the bucket.
-    pub bucket: String,
-    /// Beginning of all keys in the bucket: empty, or ending in `/`.
-    pub prefix: String,
-    /// Access key id.
-    pub access_key_id: String,
-    /// Secret access key.
-    pub secret_access_key: String,
-    /// Token of temporary credentials.
-    pub session_token: Option<String>,
-}
-
-impl fmt::Debug for R2Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("R2Options")
-            .field("endpoint", &self.endpoint)
-            .field("bucket", &self.bucket)
-            .field("prefix", &self.prefix)
-            .field("access_key_id", &self.access_key_id)
-            .finish_non_exhaustive()
-    }
-}
 
 /// How long to wait for what. The SDK has only the first by default (aws-sdk-rust#1141).
 #[derive(Clone, Copy, Debug)]
@@ -91,17 +63,20 @@ impl Default for R2Timeouts {
 }
 
 /// Builds the client. Nothing is sent.
-pub(super) fn build(options: &R2Options, timeouts: &R2Timeouts) -> Client {
+pub(super) fn build(settings: &R2Settings, timeouts: &R2Timeouts) -> Client {
     let credentials = Credentials::new(
-        &options.access_key_id,
-        &options.secret_access_key,
-        options.session_token.clone(),
+        &settings.access_key_id,
+        settings.secret_access_key.expose(),
+        settings
+            .session_token
+            .as_ref()
+            .map(|token| token.expose().to_owned()),
         None,
         "voicebeatfs",
     );
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
-        .endpoint_url(with_final_slash(&options.endpoint))
+        .endpoint_url(with_final_slash(&settings.endpoint))
         .region(Region::new("auto"))
         .credentials_provider(credentials)
         .force_path_style(true)
@@ -119,7 +94,7 @@ pub(super) fn build(options: &R2Options, timeouts: &R2Timeouts) -> Client {
         )
         // It breaks slow copies and paused downloads (aws-sdk-rust#1141, #1202).
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .http_client(http_client(&options.endpoint))
+        .http_client(http_client(&settings.endpoint))
         .build();
     Client::from_conf(config)
 }
@@ -275,24 +250,6 @@ fn no_answer() -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn options_hide_their_secrets() {
-        let options = R2Options {
-            endpoint: "https://a".into(),
-            bucket: "b".into(),
-            prefix: String::new(),
-            access_key_id: "id".into(),
-            secret_access_key: "hush".into(),
-            session_token: Some("quiet".into()),
-        };
-        let shown = format!("{options:?}");
-        assert!(shown.contains("https://a"));
-        assert!(
-            !shown.contains("hush") && !shown.contains("quiet"),
-            "{shown}"
-        );
-    }
 
     #[test]
     fn an_endpoint_ends_in_one_slash() {

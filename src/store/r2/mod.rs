@@ -21,13 +21,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
-pub use client::{R2Options, R2Timeouts};
+pub use client::R2Timeouts;
 
 use super::{
     CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
     ObjectInfo, ObjectStore, PartNumber, PutRequest, ReadCondition, StoreError, StoreResult,
     Upload, WriteCondition,
 };
+use crate::config::R2Settings;
 use client::{AcceptEncoding, while_moving, within};
 
 /// The coding that objects were most likely stored with if their `Content-Length` is missing.
@@ -49,11 +50,11 @@ impl fmt::Debug for R2Store {
 
 impl R2Store {
     /// Returns the bucket's store. Nothing is sent yet.
-    pub fn new(options: &R2Options, timeouts: R2Timeouts) -> R2Store {
+    pub fn new(settings: &R2Settings, timeouts: R2Timeouts) -> R2Store {
         R2Store {
-            client: client::build(options, &timeouts),
-            bucket: options.bucket.clone(),
-            prefix: options.prefix.clone(),
+            client: client::build(settings, &timeouts),
+            bucket: settings.bucket.clone(),
+            prefix: settings.prefix.clone(),
             timeouts,
         }
     }
