@@ -1,65 +1,166 @@
-//! The HTTP layer in front of `s3s`: names the operation, keeps the log.
+//! The HTTP layer in front of `s3s`: names the operation, keeps the log, lets faults strike.
 
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Request, Response, StatusCode};
 use s3s::Body;
 use s3s::service::S3Service;
+use tokio::time::sleep;
 
-use crate::api::Steer;
+use crate::fault::{Ending, Reply};
 use crate::log::{RequestRecord, kept_headers};
 use crate::operation::Target;
+use crate::other_client::OtherClient;
+use crate::plan::Plan;
 use crate::service::{self, Model, Ticket};
 
 /// The body of an answer on its way out.
 pub(crate) type OutBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Takes every request first.
+#[derive(Clone)]
 pub(crate) struct Front {
     model: Arc<Model>,
     service: S3Service,
+    /// Whom hooks act as.
+    other: OtherClient,
 }
 
 impl Front {
-    pub(crate) fn new(model: Arc<Model>) -> Self {
+    pub(crate) fn new(other: OtherClient) -> Self {
+        let model = Arc::clone(&other.model);
         Self {
             service: service::service(Arc::clone(&model)),
             model,
+            other,
         }
     }
 
-    /// Answers a request; an error cuts the connection.
+    pub(crate) fn count_failed_connection(&self) {
+        self.model
+            .connections_failed
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Answers a request; an error cuts the connection, which `reset` makes a reset.
     pub(crate) async fn handle(
         &self,
-        request: hyper::Request<Incoming>,
-    ) -> io::Result<hyper::Response<OutBody>> {
+        request: Request<Incoming>,
+        reset: &AtomicBool,
+    ) -> io::Result<Response<OutBody>> {
         let target = Target::of(
             request.method(),
             request.uri().path(),
             request.uri().query(),
             request.headers().contains_key("x-amz-copy-source"),
         );
-        let operation = target.operation;
-        let number = self.enter(&target, &request);
+        let plan = self.model.faults.lock().plan(&target);
+        let number = self.enter(&target, &request, plan.names.clone());
         let ticket = Ticket {
             number,
             target,
-            steer: Steer::default(),
+            steer: plan.steer.clone(),
         };
-        let response = service::call(&self.service, request.map(Body::from), ticket).await;
+        self.prepare(&plan).await?;
+        if let Some(bytes) = plan.cut_upload {
+            take_body(request.into_body(), bytes).await;
+            return Err(cut());
+        }
+        if let Some(ending) = plan.instead {
+            // A client that is still sending would not see an answer.
+            if matches!(ending, Ending::Reply(_)) {
+                take_body(request.into_body(), u64::MAX).await;
+            }
+            return self.end(ending, &ticket, reset).await;
+        }
+        if let Some(delay) = plan.late_commit {
+            return self.commit_later(request, ticket, delay).await;
+        }
+        let response = self.execute(request.map(Body::from), ticket.clone()).await;
+        if let Some(ending) = plan.lost {
+            return self.end(ending, &ticket, reset).await;
+        }
+        sleep(plan.first_byte).await;
+        self.answered(&ticket, response.status());
+        let shape = plan.shape;
+        Ok(response.map(|body| {
+            let body = OutBody::new(body.map_err(io::Error::other));
+            self.counted(number, shape.apply(body))
+        }))
+    }
+
+    async fn prepare(&self, plan: &Plan) -> io::Result<()> {
+        sleep(plan.latency).await;
+        for hook in plan.hooks.iter().cloned() {
+            let other = self.other.clone();
+            // A hook may write through the file system under test and so come back here.
+            let run = tokio::task::spawn_blocking(move || (hook.0)(&other));
+            run.await.map_err(|_| io::Error::other("a hook panicked"))?;
+        }
+        Ok(())
+    }
+
+    async fn execute(&self, request: Request<Body>, ticket: Ticket) -> Response<Body> {
+        let (number, operation) = (ticket.number, ticket.target.operation);
+        let response = service::call(&self.service, request, ticket).await;
         self.model
             .log
             .lock()
-            .answered(number, operation, response.status().as_u16());
-        Ok(response.map(|body| self.counted(number, body)))
+            .carried_out(number, operation, response.status().as_u16());
+        response
     }
 
-    fn enter(&self, target: &Target, request: &hyper::Request<Incoming>) -> u64 {
+    /// Takes the whole request, leaves the client alone, and carries it out afterwards.
+    async fn commit_later(
+        &self,
+        request: Request<Incoming>,
+        ticket: Ticket,
+        delay: Duration,
+    ) -> io::Result<Response<OutBody>> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        let request = Request::from_parts(parts, Body::from(body));
+        let front = self.clone();
+        tokio::spawn(async move {
+            sleep(delay).await;
+            front.execute(request, ticket).await;
+        });
+        Err(cut())
+    }
+
+    async fn end(
+        &self,
+        ending: Ending,
+        ticket: &Ticket,
+        reset: &AtomicBool,
+    ) -> io::Result<Response<OutBody>> {
+        match ending {
+            Ending::Cut => {}
+            Ending::Reset => reset.store(true, Ordering::Relaxed),
+            Ending::Silence(time) => sleep(time).await,
+            Ending::Reply(reply) => {
+                let response = made_up(reply);
+                self.answered(ticket, response.status());
+                return Ok(response.map(|body| self.counted(ticket.number, body)));
+            }
+        }
+        Err(cut())
+    }
+
+    fn enter(
+        &self,
+        target: &Target,
+        request: &Request<Incoming>,
+        faults: Vec<&'static str>,
+    ) -> u64 {
         let header = |name: &str| request.headers().get(name).and_then(|it| it.to_str().ok());
         let signature = |name: &str| name.to_ascii_lowercase().starts_with("x-amz-");
         self.model.log.lock().begin(RequestRecord {
@@ -74,24 +175,60 @@ impl Front {
                 .collect(),
             range: header("range").map(str::to_owned),
             status: None,
+            outcome: None,
             bytes_in: 0,
             bytes_out: 0,
             headers: kept_headers(request.headers()),
-            faults: Vec::new(),
+            faults,
         })
     }
 
+    fn answered(&self, ticket: &Ticket, status: StatusCode) {
+        self.model
+            .log
+            .lock()
+            .answered(ticket.number, status.as_u16());
+    }
+
     /// Enters in the log what of the body the connection takes.
-    fn counted(&self, number: u64, body: Body) -> OutBody {
+    fn counted(&self, number: u64, body: OutBody) -> OutBody {
         let model = Arc::clone(&self.model);
-        let body = body.map_err(io::Error::other).map_frame(move |frame| {
+        OutBody::new(body.map_frame(move |frame| {
             let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
             model
                 .log
                 .lock()
                 .update(number, |record| record.bytes_out += bytes);
             frame
-        });
-        OutBody::new(body)
+        }))
     }
+}
+
+/// What hyper takes for a reason to drop the connection.
+fn cut() -> io::Error {
+    io::Error::other("a fault cuts the connection")
+}
+
+/// Reads up to so many bytes of a body and throws them away.
+async fn take_body(mut body: Incoming, limit: u64) {
+    let mut taken = 0;
+    while taken < limit {
+        match body.frame().await {
+            Some(Ok(frame)) => taken += frame.data_ref().map_or(0, |data| data.len() as u64),
+            _ => return,
+        }
+    }
+}
+
+fn made_up(reply: Reply) -> Response<OutBody> {
+    let body = Full::new(reply.body).map_err(|never| match never {});
+    let mut response = Response::new(OutBody::new(body));
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    for (name, value) in reply.headers {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(&value)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    response
 }

@@ -26,6 +26,9 @@ pub struct RequestRecord {
     pub range: Option<String>,
     /// The status of the answer; `None` while there is none, and for good if it was cut off.
     pub status: Option<u16>,
+    /// The status with which the request was carried out, also if the client never saw it;
+    /// `None` if it was not (yet).
+    pub outcome: Option<u16>,
     /// The bytes of the body that were taken in, without chunk framing.
     pub bytes_in: u64,
     /// The bytes of the body that were given to the connection.
@@ -54,7 +57,8 @@ impl RequestRecord {
     }
 }
 
-/// Requests by how R2 bills them. Answers 401 and 403 cost nothing.
+/// Requests by how R2 bills them. Those answered 401 and 403 cost nothing, nor do those that a
+/// fault kept from being carried out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Costs {
     /// Writes and listings.
@@ -95,9 +99,14 @@ impl Log {
         }
     }
 
-    /// Enters the status of the answer, and the cost.
-    pub(crate) fn answered(&mut self, number: u64, operation: Operation, status: u16) {
+    /// Enters the status that the client is told.
+    pub(crate) fn answered(&mut self, number: u64, status: u16) {
         self.update(number, |record| record.status = Some(status));
+    }
+
+    /// Enters the status that a request was carried out with, and its cost.
+    pub(crate) fn carried_out(&mut self, number: u64, operation: Operation, status: u16) {
+        self.update(number, |record| record.outcome = Some(status));
         match operation.class() {
             _ if status == 401 || status == 403 => {}
             Class::A => self.costs.class_a += 1,
@@ -144,6 +153,7 @@ mod tests {
             query: Vec::new(),
             range: None,
             status: None,
+            outcome: None,
             bytes_in: 0,
             bytes_out: 0,
             headers: Vec::new(),
@@ -157,19 +167,19 @@ mod tests {
         let early = log.begin(record());
         log.clear();
         let late = log.begin(record());
-        log.answered(early, Operation::PutObject, 200);
+        log.answered(early, 200);
+        log.carried_out(early, Operation::PutObject, 200);
         assert_eq!(log.records()[0].status, None);
-        log.answered(late, Operation::PutObject, 412);
+        log.answered(late, 412);
+        log.carried_out(late, Operation::PutObject, 412);
         assert_eq!(log.records()[0].status, Some(412));
         assert_eq!(log.costs.class_a, 2);
-        log.answered(late, Operation::GetObject, 403);
-        assert_eq!(
-            log.costs,
-            Costs {
-                class_a: 2,
-                class_b: 0,
-                free: 0
-            }
-        );
+        log.carried_out(late, Operation::GetObject, 403);
+        let costs = Costs {
+            class_a: 2,
+            class_b: 0,
+            free: 0,
+        };
+        assert_eq!(log.costs, costs);
     }
 }

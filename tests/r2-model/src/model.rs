@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use md5::{Digest, Md5};
 use parking_lot::Mutex;
 
-use crate::content::Content;
+use crate::fault::FaultRule;
 use crate::front::Front;
-use crate::key::Key;
 use crate::log::{Costs, Log, RequestRecord};
-use crate::server::{Command, Server};
+use crate::other_client::{Object, OtherClient};
+use crate::plan::{FaultId, Faults};
+use crate::server::{Command, Connections, Server};
 use crate::service::Model;
-use crate::state::{Attributes, Bucket, RateViolation, RetryAfter, Rules, State, Stored};
+use crate::state::{Bucket, RateViolation, RetryAfter, Rules, State};
 use crate::token::{Permission, Token};
 
 /// The least size of a part in R2.
@@ -28,25 +29,6 @@ pub struct R2Model {
     other: OtherClient,
     access_key: String,
     secret_key: String,
-}
-
-/// What an object is, as [`OtherClient::get`] finds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Object {
-    /// The whole content: for a generated object all of it is made here.
-    pub bytes: Bytes,
-    /// The ETag without quotes.
-    pub etag: String,
-    /// The `Content-Type`.
-    pub content_type: String,
-    /// `x-amz-meta-*`, names in lower case and without the prefix.
-    pub metadata: BTreeMap<String, String>,
-    /// When it was written, in milliseconds.
-    pub last_modified: SystemTime,
-    /// How often the key was written since the start, by anybody; deletes do not count.
-    pub write_count: u64,
-    /// The sizes of its parts, if it was uploaded in parts.
-    pub part_sizes: Vec<u64>,
 }
 
 /// An upload that is neither completed nor aborted.
@@ -71,13 +53,6 @@ pub struct Builder {
     tokens: Vec<Token>,
     rules: Rules,
     port: u16,
-}
-
-/// The bucket as somebody else uses it: no HTTP, no limits, no conditions, not in the log.
-#[derive(Debug, Clone)]
-pub struct OtherClient {
-    model: Arc<Model>,
-    bucket: String,
 }
 
 impl Builder {
@@ -151,15 +126,18 @@ impl Builder {
             }),
             tokens: Mutex::new([vec![default], self.tokens].concat()),
             log: Mutex::new(Log::default()),
+            faults: Mutex::new(Faults::default()),
+            connections_failed: AtomicU64::new(0),
         });
-        let server = Server::start(Front::new(Arc::clone(&model)), self.port)
+        let other = OtherClient {
+            model: Arc::clone(&model),
+            bucket: self.bucket,
+        };
+        let server = Server::start(Front::new(other.clone()), self.port)
             .expect("the R2 model needs a loopback port and threads");
         R2Model {
             server,
-            other: OtherClient {
-                model: Arc::clone(&model),
-                bucket: self.bucket,
-            },
+            other,
             model,
             access_key: self.access_key,
             secret_key: self.secret_key,
@@ -331,160 +309,73 @@ impl R2Model {
         })
     }
 
-    /// Refuses connections and cuts the open ones; returns when that is done.
+    /// Adds a fault. Rules take effect in the order in which they were added.
+    pub fn add_fault(&self, rule: FaultRule) -> FaultId {
+        self.model.faults.lock().add(rule)
+    }
+
+    /// Ends a fault; its counts stay.
+    pub fn clear_fault(&self, id: FaultId) {
+        self.model.faults.lock().clear(id);
+    }
+
+    /// Ends all faults; their counts stay.
+    pub fn clear_faults(&self) {
+        self.model.faults.lock().clear_all();
+    }
+
+    /// Returns how many requests a fault struck.
+    pub fn fired(&self, id: FaultId) -> u64 {
+        self.model.faults.lock().fired(id)
+    }
+
+    /// Returns how many requests a fault was considered for.
+    pub fn matched(&self, id: FaultId) -> u64 {
+        self.model.faults.lock().matched(id)
+    }
+
+    /// Changes what happens to new connections; the open ones go on.
     ///
     /// # Panics
     ///
     /// If the server has ended, which only a panic inside it can do.
-    pub fn stop(&self) {
+    pub fn set_connections(&self, connections: Connections) {
         self.server
-            .command(Command::Stop)
-            .expect("the server closes its port");
+            .command(Command::Connections(connections))
+            .expect("the server obeys");
+    }
+
+    /// Returns how many connections were reset or left without an answer; refused ones are not
+    /// seen here.
+    pub fn connections_failed(&self) -> u64 {
+        self.model.connections_failed.load(Ordering::Relaxed)
+    }
+
+    /// Cuts the open connections, idle ones too; returns when that is done.
+    ///
+    /// # Panics
+    ///
+    /// As [`set_connections`](Self::set_connections).
+    pub fn cut_connections(&self) {
+        self.server.command(Command::Cut).expect("the server obeys");
+    }
+
+    /// Refuses connections and cuts the open ones; returns when that is done.
+    ///
+    /// # Panics
+    ///
+    /// As [`set_connections`](Self::set_connections).
+    pub fn stop(&self) {
+        self.set_connections(Connections::Refuse);
+        self.cut_connections();
     }
 
     /// Takes connections again, on the same port.
     ///
     /// # Panics
     ///
-    /// As [`stop`](Self::stop).
+    /// As [`set_connections`](Self::set_connections).
     pub fn restart(&self) {
-        self.server
-            .command(Command::Restart)
-            .expect("the server opens its port");
+        self.set_connections(Connections::Serve);
     }
-}
-
-impl OtherClient {
-    /// Writes an object of type `application/octet-stream`.
-    ///
-    /// # Panics
-    ///
-    /// If the key is empty or too long; so do the other methods.
-    pub fn put(&self, key: &str, bytes: impl Into<Bytes>) {
-        self.put_with(key, bytes, "application/octet-stream", &[]);
-    }
-
-    /// Writes an object with its type and `x-amz-meta-*`.
-    pub fn put_with(
-        &self,
-        key: &str,
-        bytes: impl Into<Bytes>,
-        content_type: &str,
-        metadata: &[(&str, &str)],
-    ) {
-        let user = metadata
-            .iter()
-            .map(|&(name, value)| (name.to_lowercase(), value.to_owned()));
-        let attributes = Attributes {
-            user: user.collect(),
-            ..typed(content_type)
-        };
-        self.insert(key, Stored::of_bytes(bytes.into(), attributes));
-    }
-
-    /// Writes an object of any size that takes no memory; see
-    /// [`generated_bytes`](crate::generated_bytes).
-    pub fn put_generated(&self, key: &str, size: u64) {
-        self.put_generated_behind(key, Bytes::new(), size);
-    }
-
-    /// Writes an object that begins with `head`, an audio header say, and goes on with `size`
-    /// generated bytes from offset 0 of the key's stream.
-    pub fn put_generated_behind(&self, key: &str, head: impl Into<Bytes>, size: u64) {
-        let head = head.into();
-        let seed = format!("{key}\n{size}\n{}", hex::encode(Md5::digest(&head)));
-        let etag = hex::encode(Md5::digest(seed));
-        let generated = Content::Generated {
-            key: key.into(),
-            offset: 0,
-            len: size,
-        };
-        let content = match head.is_empty() {
-            true => generated,
-            false => Content::Joined(vec![Content::Bytes(head), generated].into()),
-        };
-        self.insert(
-            key,
-            Stored::new(content, etag, typed("application/octet-stream")),
-        );
-    }
-
-    /// Writes an object with a `Content-Encoding`: `encoded` is stored and listed, and `plain` is
-    /// what a reader gets, without `Content-Length`, who does not accept the coding.
-    pub fn put_encoded(
-        &self,
-        key: &str,
-        encoded: impl Into<Bytes>,
-        plain: impl Into<Bytes>,
-        coding: &str,
-    ) {
-        let mut attributes = typed("application/octet-stream");
-        attributes
-            .system
-            .insert("content-encoding".to_owned(), coding.to_owned());
-        let mut object = Stored::of_bytes(encoded.into(), attributes);
-        object.decoded = Some(plain.into());
-        self.insert(key, object);
-    }
-
-    /// Returns the object, or `None`.
-    pub fn get(&self, key: &str) -> Option<Object> {
-        let key = Self::key(key);
-        let (object, write_count) = self.with_bucket(|bucket| {
-            bucket
-                .get(&key)
-                .ok()
-                .map(|object| (object.clone(), bucket.write_count(&key)))
-        })?;
-        let content_type = object.attributes.system.get("content-type").cloned();
-        Some(Object {
-            bytes: object.content.read(0..object.content.len()),
-            etag: object.etag,
-            content_type: content_type.unwrap_or_default(),
-            metadata: object.attributes.user,
-            last_modified: object.last_modified,
-            write_count,
-            part_sizes: object.part_sizes,
-        })
-    }
-
-    /// Deletes the object and returns whether there was one.
-    pub fn delete(&self, key: &str) -> bool {
-        let key = Self::key(key);
-        self.with_bucket(|bucket| bucket.objects.remove(&key.folded).is_some())
-    }
-
-    /// Returns all keys as last spelled, in the order of listings.
-    pub fn keys(&self) -> Vec<String> {
-        self.with_bucket(|bucket| {
-            bucket
-                .objects
-                .values()
-                .map(|object| object.spelled.clone())
-                .collect()
-        })
-    }
-
-    fn insert(&self, key: &str, object: Stored) {
-        let key = Self::key(key);
-        self.with_bucket(|bucket| bucket.insert(&key, object));
-    }
-
-    fn key(key: &str) -> Key {
-        Key::new(key).expect("a key has 1 to 1,024 bytes")
-    }
-
-    fn with_bucket<T>(&self, act: impl FnOnce(&mut Bucket) -> T) -> T {
-        let mut state = self.model.state.lock();
-        // A client with administrator rights may have deleted it.
-        act(state.buckets.entry(self.bucket.clone()).or_default())
-    }
-}
-
-fn typed(content_type: &str) -> Attributes {
-    let mut attributes = Attributes::default();
-    attributes
-        .system
-        .insert("content-type".to_owned(), content_type.to_owned());
-    attributes
 }

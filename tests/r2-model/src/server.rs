@@ -2,11 +2,15 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as sync;
+use std::task::{Context, Poll};
 
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
@@ -28,10 +32,24 @@ pub(crate) struct Server {
 /// What a test can do to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// Refuse connections and cut the open ones.
-    Stop,
-    /// Listen again.
-    Restart,
+    /// Change what happens to new connections.
+    Connections(Connections),
+    /// Cut the open ones.
+    Cut,
+}
+
+/// What happens to new connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Connections {
+    /// They are served.
+    #[default]
+    Serve,
+    /// They are refused: the port is closed.
+    Refuse,
+    /// They are accepted and at once reset.
+    Reset,
+    /// They are accepted and never answered.
+    BlackHole,
 }
 
 impl Server {
@@ -52,10 +70,13 @@ impl Server {
         drop(entered);
         let gate = Gate {
             port,
+            mode: Connections::Serve,
             open: Some(listener),
             held: None,
+            front: Arc::new(front),
+            connections: JoinSet::new(),
         };
-        runtime.spawn(gate.run(Arc::new(front), receiver));
+        runtime.spawn(gate.run(receiver));
         Ok(Self {
             runtime: Some(runtime),
             commands,
@@ -85,49 +106,77 @@ impl Drop for Server {
     }
 }
 
-/// The port, open or closed.
+/// The port, open or closed, and the connections that came through it.
 struct Gate {
     port: u16,
+    mode: Connections,
     open: Option<TcpListener>,
     /// A bound socket that does not listen: connections are refused, and nobody else, not even
     /// the client's own end, can be given the port meanwhile.
     held: Option<TcpSocket>,
+    front: Arc<Front>,
+    connections: JoinSet<()>,
 }
 
 impl Gate {
     async fn run(
         mut self,
-        front: Arc<Front>,
         mut commands: mpsc::UnboundedReceiver<(Command, sync::Sender<io::Result<()>>)>,
     ) {
-        let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 command = commands.recv() => {
                     let Some((command, done)) = command else { return };
-                    let outcome = self.obey(command, &mut connections).await;
+                    let outcome = self.obey(command).await;
                     // A test that no longer waits needs no answer.
                     let _ = done.send(outcome);
                 }
                 accepted = accept(self.open.as_ref()) => {
                     if let Ok((stream, _)) = accepted {
-                        connections.spawn(serve(Arc::clone(&front), stream));
+                        self.admit(stream);
                     }
                 }
-                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                Some(_) = self.connections.join_next(), if !self.connections.is_empty() => {}
             }
         }
     }
 
-    async fn obey(&mut self, command: Command, connections: &mut JoinSet<()>) -> io::Result<()> {
-        match command {
-            Command::Stop => {
-                self.close()?;
-                connections.shutdown().await;
-                Ok(())
+    fn admit(&mut self, stream: TcpStream) {
+        match self.mode {
+            Connections::Serve | Connections::Refuse => {
+                self.connections
+                    .spawn(serve(Arc::clone(&self.front), stream));
             }
-            Command::Restart => self.listen(),
+            Connections::Reset => {
+                self.front.count_failed_connection();
+                drop(Socket {
+                    stream,
+                    reset: Arc::new(AtomicBool::new(true)),
+                });
+            }
+            Connections::BlackHole => {
+                self.front.count_failed_connection();
+                self.connections.spawn(async move {
+                    let _held = stream;
+                    std::future::pending().await
+                });
+            }
         }
+    }
+
+    async fn obey(&mut self, command: Command) -> io::Result<()> {
+        match command {
+            Command::Cut => self.connections.shutdown().await,
+            Command::Connections(mode) => {
+                self.mode = mode;
+                if mode == Connections::Refuse {
+                    self.close()?
+                } else {
+                    self.listen()?
+                }
+            }
+        }
+        Ok(())
     }
 
     fn close(&mut self) -> io::Result<()> {
@@ -158,12 +207,60 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, Socket
 async fn serve(front: Arc<Front>, stream: TcpStream) {
     // Small answers should not wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
+    let reset = Arc::new(AtomicBool::new(false));
+    let socket = Socket {
+        stream,
+        reset: Arc::clone(&reset),
+    };
     let handler = service_fn(move |request| {
-        let front = Arc::clone(&front);
-        async move { front.handle(request).await }
+        let (front, reset) = (Arc::clone(&front), Arc::clone(&reset));
+        async move { front.handle(request, &reset).await }
     });
     let connection =
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), handler);
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), handler);
     // A client that goes away is no concern of ours.
     let _ = connection.await;
+}
+
+/// A connection that ends with a reset, if somebody asked for it.
+struct Socket {
+    stream: TcpStream,
+    reset: Arc<AtomicBool>,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.reset.load(Ordering::Relaxed) {
+            // Closing a socket that does not linger throws away what is unsent and resets.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }

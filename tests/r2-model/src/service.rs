@@ -2,6 +2,7 @@
 //! every request on as it is; R2's headers and answers are the business of [`crate::api`].
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use crate::content::{CHUNK_BYTES, Content};
 use crate::error::{R2Error, status_of};
 use crate::log::Log;
 use crate::operation::Target;
+use crate::plan::Faults;
 use crate::state::State;
 use crate::token::{Token, unauthorized};
 
@@ -30,6 +32,8 @@ pub(crate) struct Model {
     pub(crate) state: Mutex<State>,
     pub(crate) tokens: Mutex<Vec<Token>>,
     pub(crate) log: Mutex<Log>,
+    pub(crate) faults: Mutex<Faults>,
+    pub(crate) connections_failed: AtomicU64,
 }
 
 /// What the HTTP layer found out about a request before `s3s` saw it.
@@ -150,9 +154,8 @@ impl S3Route for Route {
     async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
         let answer = match self.receive(request).await {
             Ok(request) => api::call(&self.0.state, &request),
-            Err(error) => Err(error),
+            Err(error) => Answer::of_error(&error),
         };
-        let answer = answer.unwrap_or_else(|error| Answer::of_error(&error));
         let (parts, body) = into_http(answer).into_parts();
         let mut response = S3Response::with_status(body, parts.status);
         response.headers = parts.headers;

@@ -124,7 +124,13 @@ impl Request {
 }
 
 /// Carries the request out.
-pub(crate) fn call(state: &Mutex<State>, request: &Request) -> R2Result<Answer> {
+pub(crate) fn call(state: &Mutex<State>, request: &Request) -> Answer {
+    let mut answer = carry_out(state, request).unwrap_or_else(|error| Answer::of_error(&error));
+    answer.length_omitted |= request.steer.length_omitted;
+    answer
+}
+
+fn carry_out(state: &Mutex<State>, request: &Request) -> R2Result<Answer> {
     refused::check(&request.target, &request.headers)?;
     request
         .token

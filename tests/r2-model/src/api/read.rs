@@ -59,7 +59,6 @@ pub(super) fn get(state: &Mutex<State>, request: &Request) -> R2Result<Answer> {
         }
         None => answer.content = object.content,
     }
-    answer.length_omitted = request.steer.length_omitted;
     for (parameter, header) in OVERRIDES {
         if let Some(value) = request.target.parameter(parameter) {
             answer.set(header, value);
@@ -70,7 +69,8 @@ pub(super) fn get(state: &Mutex<State>, request: &Request) -> R2Result<Answer> {
 
 pub(super) fn head(state: &Mutex<State>, request: &Request) -> R2Result<Answer> {
     let mut answer = get(state, request)?;
-    if !answer.length_omitted && answer.status < 300 {
+    let named = !answer.length_omitted && !request.steer.length_omitted;
+    if named && answer.status < 300 {
         answer.set("content-length", &answer.content.len().to_string());
     }
     answer.content = Answer::empty(200).content;

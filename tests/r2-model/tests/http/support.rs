@@ -1,7 +1,5 @@
 //! A small S3 client on a bare socket: it signs, and it shows exactly what came back.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
-
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, SystemTime};

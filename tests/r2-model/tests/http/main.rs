@@ -1,0 +1,7 @@
+//! The model over HTTP, as a client meets it.
+
+mod faults;
+mod multipart;
+mod objects;
+mod server;
+mod support;
