@@ -85,6 +85,12 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Syncs the whole file system that `dir` is on: bytes written and names made on it before the call
+/// survive a power cut.
+pub fn sync_file_system(dir: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(dir)?)?)
+}
+
 /// Replaces the content of `path`. A reader, and whoever looks after a power cut, sees the old
 /// content or the new, never a mixture. After success the new content survives a power cut.
 pub fn write_atomic(path: &Path, content: &[u8]) -> io::Result<()> {

@@ -9,59 +9,48 @@
 //! **Levels.** What [`Journal::apply`] has committed survives a killed process. What was committed
 //! before a call of [`Journal::sync`] survives a power cut when that has returned.
 
+mod database;
+mod error;
+mod follow;
+mod log_sync;
 mod mirror;
+mod schema;
 mod step;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use rusqlite::Connection;
 use tokio::sync::watch;
 
+use self::database::Database;
+pub use self::error::{JournalError, JournalResult};
+use self::log_sync::LogSync;
 pub use self::mirror::Attempt;
 use self::mirror::Mirror;
 use self::step::Step;
-use super::record::{Change, Confirmed, Edit, PutState, Record, Released, Sealed, Seq};
+use super::record::{Change, Edit, Identity, PutState, Record, Released, Seq};
 use crate::clock::SharedClock;
-use crate::disk::FileId;
+use crate::disk::{self, FileId};
 use crate::store::attributes::FileAttributes;
 use crate::store::{ETag, Key, ObjectVersion};
 
-/// What can go wrong with the journal.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// A sync or a commit has failed before; what is on the disk is not known any more, so nothing
-    /// more is promised. Only a restart helps.
-    #[error("the journal has failed and takes no more changes: {0}")]
-    Failed(String),
-    /// The disk is full; nothing was changed.
-    #[error("no space left for the journal")]
-    Full,
-    /// The staged file is being unlinked and cannot be taken back.
-    #[error("the staged file {0} is gone already")]
-    Gone(FileId),
-    /// The database failed; nothing was changed.
-    #[error("journal.db: {0}")]
-    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// What the database holds makes no sense.
-    #[error("journal.db is damaged: {0}")]
-    Damaged(String),
-    /// The database was written by a newer version of this program.
-    #[error(
-        "journal.db has schema version {found}, this program knows up to {known}: \
-         use the newer program"
-    )]
-    NewerSchema {
-        /// Version found.
-        found: i64,
-        /// Newest version known.
-        known: i64,
-    },
-}
+/// Name of the entry in `meta` that says which sequence numbers are reserved.
+const SEQ_RESERVED: &str = "seq_reserved";
 
-/// Result of a journal operation.
-pub type JournalResult<T> = Result<T, JournalError>;
+/// After so long a write whose answer was lost has landed or never will. (Our own requests time
+/// out far earlier; this is about what proxies and the bucket's own queues may hold back.)
+pub const ATTEMPT_SETTLES: Duration = Duration::from_secs(180);
+/// How many writes of unknown end are remembered for one key; a key that fails for days while its
+/// file is saved again and again would gather more.
+const MAX_ATTEMPTS: usize = 32;
+/// So many sequence numbers are reserved at a time, so that not every change writes the counter.
+const SEQS_RESERVED: u64 = 1024;
+/// A log of more pages than this (16 MiB) is brought into the database with writers held up.
+const MAX_LOG_PAGES: i64 = 4096;
 
 /// The journal. All methods may be called from any thread.
 #[derive(Debug)]
@@ -70,30 +59,95 @@ pub struct Journal {
     /// the same order. Taken before `mirror`.
     writer: Mutex<Writer>,
     mirror: Mutex<Mirror>,
+    log: LogSync,
+    /// For attributes, so that a listing does not wait for writers.
+    reader: Mutex<Connection>,
+    /// For bringing the log into the database, so that nobody else waits for that.
+    checkpointer: Mutex<Connection>,
     failed: OnceLock<String>,
     changed: watch::Sender<u64>,
     clock: SharedClock,
-    kept: Mutex<HashMap<ObjectVersion, FileAttributes>>,
-    synced: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Writer {
-    next_seq: u64,
-    commits: u64,
+    database: Database,
+    /// The last sequence number given.
+    last_seq: u64,
+    /// Numbers up to this one are reserved on disk.
+    reserved: u64,
 }
 
 impl Journal {
-    pub(super) fn in_memory(clock: SharedClock) -> Journal {
-        Journal {
-            writer: Mutex::default(),
-            mirror: Mutex::default(),
+    /// Opens the journal, makes it if need be, and reads it. After success the database itself
+    /// survives a power cut, and so does all that is in it.
+    pub(super) fn open(path: &Path, clock: SharedClock) -> JournalResult<Journal> {
+        let connection = schema::open(path)?;
+        let database = Database(connection);
+        let mirror = database.load()?;
+        let reserved = match database.meta(SEQ_RESERVED)? {
+            Some(text) => text
+                .parse()
+                .map_err(|_| JournalError::Damaged(format!("{SEQ_RESERVED}: {text:?}")))?,
+            None => 0,
+        };
+        let last_seq = mirror.max_seq().map_or(0, |seq| seq.0).max(reserved);
+        let log = LogSync::open(path).map_err(JournalError::io)?;
+        let journal = Journal {
+            writer: Mutex::new(Writer {
+                database,
+                last_seq,
+                reserved: 0,
+            }),
+            mirror: Mutex::new(mirror),
+            log,
+            reader: Mutex::new(schema::open_another(path)?),
+            checkpointer: Mutex::new(schema::open_another(path)?),
             failed: OnceLock::new(),
             changed: watch::Sender::new(0),
             clock,
-            kept: Mutex::default(),
-            synced: AtomicU64::new(0),
+        };
+        // What an earlier process left unsynced counts as synced from here on.
+        journal.commit(&mut journal.writer.lock(), Vec::new())?;
+        journal.sync()?;
+        if let Some(dir) = path.parent() {
+            disk::sync_dir(dir).map_err(JournalError::io)?;
         }
+        Ok(journal)
+    }
+
+    /// Binds the journal to a bucket. While it has records for another one it is refused: how many,
+    /// and for which.
+    pub(super) fn bind(&self, identity: &Identity) -> JournalResult<Option<(usize, Identity)>> {
+        let mut writer = self.writer.lock();
+        let value = |name| writer.database.meta(name).map(Option::unwrap_or_default);
+        let found = Identity {
+            backend: value("backend")?,
+            endpoint: value("endpoint")?,
+            bucket: value("bucket")?,
+            prefix: value("prefix")?,
+        };
+        if found == *identity {
+            return Ok(None);
+        }
+        let waiting = self.mirror.lock().records().count();
+        if waiting > 0 {
+            return Ok(Some((waiting, found)));
+        }
+        let mut steps = vec![
+            Step::Meta("backend", identity.backend.clone()),
+            Step::Meta("endpoint", identity.endpoint.clone()),
+            Step::Meta("bucket", identity.bucket.clone()),
+            Step::Meta("prefix", identity.prefix.clone()),
+            // They are another bucket's, as are the versions that files were to be adopted as.
+            Step::ForgetAttributes,
+        ];
+        let released = self.mirror.lock().released(u64::MAX);
+        steps.extend(released.iter().map(|r| Step::Release(r.file, None)));
+        self.commit(&mut writer, steps)?;
+        drop(writer);
+        self.sync()?;
+        Ok(None)
     }
 
     /// Carries out all edits or none. Committed when it returns: survives a killed process, and a
@@ -104,30 +158,34 @@ impl Journal {
         let mut steps = Vec::with_capacity(edits.len());
         let mut seqs = Vec::new();
         for edit in edits {
-            let step = match edit {
-                Edit::Set { key, base, change } => {
-                    let record = self.new_record(&mut writer, key, base, change);
-                    seqs.push(record.seq);
-                    Step::Set(record)
-                }
-                Edit::Remove { key } => self.removal(&mut writer, key, &steps),
-                Edit::Discard { file } => Step::Release(file, None),
-                Edit::Adopt { file, version } => Step::Release(file, Some(version)),
-                Edit::Unrelease { file } => {
-                    if self.mirror.lock().is_claimed(file) {
-                        return Err(JournalError::Gone(file));
-                    }
-                    Step::Unrelease(file)
-                }
-                Edit::KeepAttributes {
-                    version,
-                    attributes,
-                } => Step::KeepAttributes(version, attributes),
-            };
+            let step = self.step(&mut writer, edit, &steps)?;
+            if let Step::Set(record) = &step {
+                seqs.push(record.seq);
+            }
             steps.push(step);
         }
         self.commit(&mut writer, steps)?;
         Ok(seqs)
+    }
+
+    /// Returns what an edit comes to, after `earlier` steps of the same transaction.
+    fn step(&self, writer: &mut Writer, edit: Edit, earlier: &[Step]) -> JournalResult<Step> {
+        Ok(match edit {
+            Edit::Set { key, base, change } => {
+                Step::Set(self.new_record(writer, key, base, change))
+            }
+            Edit::Remove { key } => self.removal(writer, key, earlier),
+            Edit::Discard { file } => Step::Release(file, None),
+            Edit::Adopt { file, version } => Step::Release(file, Some(version)),
+            Edit::Unrelease { file } if self.mirror.lock().is_claimed(file) => {
+                return Err(JournalError::Gone(file));
+            }
+            Edit::Unrelease { file } => Step::Unrelease(file),
+            Edit::KeepAttributes {
+                version,
+                attributes,
+            } => Step::KeepAttributes(version, attributes),
+        })
     }
 
     fn new_record(
@@ -137,10 +195,10 @@ impl Journal {
         base: Option<ETag>,
         change: Change,
     ) -> Record {
-        writer.next_seq += 1;
+        writer.last_seq += 1;
         Record {
             key,
-            seq: Seq(writer.next_seq),
+            seq: Seq(writer.last_seq),
             base,
             change,
             parked: None,
@@ -166,31 +224,93 @@ impl Journal {
         Step::Set(self.new_record(writer, key, base, Change::Delete))
     }
 
-    fn commit(&self, writer: &mut Writer, steps: Vec<Step>) -> JournalResult<()> {
+    fn commit(&self, writer: &mut Writer, mut steps: Vec<Step>) -> JournalResult<()> {
         if let Some(reason) = self.failed.get() {
             return Err(JournalError::Failed(reason.clone()));
         }
-        writer.commits += 1;
-        for step in &steps {
-            if let Step::KeepAttributes(version, attributes) = step {
-                self.kept.lock().insert(version.clone(), attributes.clone());
-            }
+        let mut reserved = writer.reserved;
+        if writer.last_seq >= reserved {
+            reserved = writer.last_seq + SEQS_RESERVED;
+            steps.push(Step::Meta(SEQ_RESERVED, reserved.to_string()));
         }
+        if let Err(error) = writer.database.write(&steps) {
+            if let JournalError::Damaged(reason) = &error {
+                self.fail(reason);
+            }
+            return Err(error);
+        }
+        writer.reserved = reserved;
+        let commit = self.log.committed();
         let mut mirror = self.mirror.lock();
         for step in steps {
-            mirror.apply(step, writer.commits);
+            mirror.apply(step, commit);
         }
         drop(mirror);
-        self.changed.send_modify(|count| *count += 1);
+        self.wake();
         Ok(())
     }
 
     /// Syncs: everything committed before the call survives a power cut. Callers that come while a
     /// sync runs share the next one. After a failed sync the journal takes no more changes.
     pub fn sync(&self) -> JournalResult<()> {
-        self.synced
-            .store(self.writer.lock().commits, Ordering::Release);
+        if let Some(reason) = self.failed.get() {
+            return Err(JournalError::Failed(reason.clone()));
+        }
+        self.log.sync().map_err(|error| {
+            let reason = format!("the journal cannot be synced: {error}");
+            self.fail(&reason);
+            JournalError::Failed(reason)
+        })
+    }
+
+    /// Brings the records to what was found on the disk at start: whatever was open is closed with
+    /// the length it has. Returns the records whose file is missing.
+    pub(super) fn settle(&self, lengths: &HashMap<FileId, u64>) -> JournalResult<Vec<Record>> {
+        let mut writer = self.writer.lock();
+        let (mut steps, mut missing) = (Vec::new(), Vec::new());
+        for mut record in self.records() {
+            let Change::Put { file, state, .. } = &mut record.change else {
+                continue;
+            };
+            match lengths.get(file) {
+                None => missing.push(record),
+                Some(length) if state.length() != Some(*length) => {
+                    if *state != PutState::Open {
+                        log::warn!("{} has another length than it was closed with", record.key);
+                    }
+                    *state = PutState::Closed { length: *length };
+                    steps.push(Step::Set(record));
+                }
+                Some(_) => {}
+            }
+        }
+        self.commit(&mut writer, steps)?;
+        Ok(missing)
+    }
+
+    /// Brings the log into the database, so that it does not grow without end. Waits for the disk.
+    pub(super) fn checkpoint(&self) -> JournalResult<()> {
+        let (pages, done) = database::checkpoint(&self.checkpointer.lock())?;
+        if done < pages && pages > MAX_LOG_PAGES {
+            // Writers have been faster than we; the log can only start anew when it is all done.
+            let _writer = self.writer.lock();
+            database::checkpoint(&self.checkpointer.lock())?;
+        }
         Ok(())
+    }
+
+    /// Forgets writes that can neither land any more nor need to be known again.
+    pub(super) fn forget_settled_attempts(&self) -> JournalResult<()> {
+        let mut writer = self.writer.lock();
+        let before = self.clock.now() - ATTEMPT_SETTLES;
+        let settled = self.mirror.lock().settled_attempts(before);
+        if settled.is_empty() {
+            return Ok(());
+        }
+        let steps = settled
+            .into_iter()
+            .map(|(key, id)| Step::EndAttempt(key, id));
+        self.commit(&mut writer, steps.collect())
     }
 
     /// Refuses every further change: a sync of something the journal speaks of has failed.
@@ -240,6 +360,11 @@ impl Journal {
         self.mirror.lock().take_changed()
     }
 
+    /// Wakes those who wait for a change.
+    pub(super) fn wake(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
     /// Returns a receiver that is woken by each change.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
@@ -248,8 +373,21 @@ impl Journal {
     /// Returns the released files whose release has been synced and was not carried out yet. Those
     /// with `adopt_as` are for the caller to move; the others [`super::Staging`] unlinks itself.
     pub fn released(&self) -> Vec<Released> {
-        let synced = self.synced.load(Ordering::Acquire);
+        let synced = self.log.synced();
         self.mirror.lock().released(synced)
+    }
+
+    /// Whether some release waits for a sync.
+    pub(super) fn has_unsynced_release(&self) -> bool {
+        let synced = self.log.synced();
+        self.mirror.lock().has_release_after(synced)
+    }
+
+    /// Returns files to be unlinked now. They cannot be taken back any more; when they are gone,
+    /// [`Journal::release_done`] forgets them.
+    pub(super) fn claim_discarded(&self, limit: usize) -> Vec<FileId> {
+        let synced = self.log.synced();
+        self.mirror.lock().claim_discarded(synced, limit)
     }
 
     /// Whether a file was released and its release is neither carried out nor taken back.
@@ -259,189 +397,37 @@ impl Journal {
 
     /// Notes that releases have been carried out.
     pub fn release_done(&self, files: &[FileId]) -> JournalResult<()> {
+        if files.is_empty() {
+            return Ok(());
+        }
         let steps = files.iter().copied().map(Step::Unrelease).collect();
         self.commit(&mut self.writer.lock(), steps)
     }
 
-    /// Returns the kept attributes of a version. Reads the disk.
+    /// Returns the kept attributes of a version. Reads the disk; what cannot be read is not known.
     pub fn attributes(&self, version: &ObjectVersion) -> Option<FileAttributes> {
-        self.kept.lock().get(version).cloned()
+        let kept = database::attributes(&self.reader.lock(), version);
+        kept.inspect_err(|error| log::warn!("Attributes of {}: {error}", version.key))
+            .unwrap_or_default()
     }
 
     /// Returns the kept attributes of the versions directly in a folder (`prefix` ends in `/` or is
-    /// empty), the markers of its subfolders included. Reads the disk.
+    /// empty), the markers of its subfolders included. Reads the disk; what cannot be read is not
+    /// known.
     pub fn attributes_below(&self, prefix: &str) -> HashMap<ObjectVersion, FileAttributes> {
-        let kept = self.kept.lock();
-        let below = kept
-            .iter()
-            .filter(|(v, _)| v.key.as_str().starts_with(prefix));
-        below.map(|(v, a)| (v.clone(), a.clone())).collect()
+        let folder = Key::new(prefix).map(|prefix| prefix.folded());
+        let folder = folder.as_ref().map_or("", Key::as_str);
+        let kept = database::attributes_in(&self.reader.lock(), folder);
+        kept.inspect_err(|error| log::warn!("Attributes in {folder}: {error}"))
+            .unwrap_or_default()
     }
 
-    /// Notes a write before it is sent, if the record is still in that state; returns whether it
-    /// is. From then on the write may land until it is ended by [`Journal::confirm`] or
-    /// [`Journal::end_attempt`].
-    pub fn begin_attempt(&self, key: &Key, seq: Seq, write_id: &str) -> JournalResult<bool> {
-        let mut writer = self.writer.lock();
-        if self.current(key, seq).is_none() {
-            return Ok(false);
-        }
-        let attempt = Attempt {
-            write_id: write_id.to_owned(),
-            seq,
-            begun_at: self.clock.now(),
-        };
-        let step = Step::BeginAttempt(key.folded(), attempt);
-        self.commit(&mut writer, vec![step])?;
-        Ok(true)
-    }
-
-    /// Notes that a write has not landed and cannot land any more.
-    pub fn end_attempt(&self, key: &Key, write_id: &str) -> JournalResult<()> {
-        let step = Step::EndAttempt(key.folded(), write_id.to_owned());
-        self.commit(&mut self.writer.lock(), vec![step])
-    }
-
-    /// Returns the write ids of the writes to a key whose end is not known.
-    pub fn attempts(&self, key: &Key) -> Vec<String> {
-        let attempts = self.open_attempts(key);
-        attempts.into_iter().map(|a| a.write_id).collect()
-    }
-
-    /// Returns the writes to a key whose end is not known.
-    pub fn open_attempts(&self, key: &Key) -> Vec<Attempt> {
-        self.mirror.lock().attempts(&key.folded()).to_vec()
-    }
-
-    /// Notes that the operation for state `seq` of a record has succeeded and what the key holds
-    /// since. If that is still its state, the record goes, and `extra` is carried out with it; else
-    /// it only learns what it is based on now.
-    pub fn confirm(
-        &self,
-        key: &Key,
-        seq: Seq,
-        now_holds: Option<ETag>,
-        extra: Vec<Edit>,
-    ) -> JournalResult<Confirmed> {
-        let mut writer = self.writer.lock();
-        let folded = key.folded();
-        let mut steps = vec![Step::EndAttempts(folded.clone())];
-        let record = self.mirror.lock().record(&folded).cloned();
-        let confirmed = match record {
-            Some(record) if record.seq != seq => {
-                steps.push(Step::Set(Record {
-                    base: now_holds,
-                    ..record
-                }));
-                Confirmed::Superseded
-            }
-            Some(_) => {
-                steps.push(Step::Remove(folded));
-                for edit in extra {
-                    steps.push(match edit {
-                        Edit::Discard { file } => Step::Release(file, None),
-                        Edit::Adopt { file, version } => Step::Release(file, Some(version)),
-                        Edit::KeepAttributes {
-                            version,
-                            attributes,
-                        } => Step::KeepAttributes(version, attributes),
-                        Edit::Set { key, base, change } => {
-                            Step::Set(self.new_record(&mut writer, key, base, change))
-                        }
-                        Edit::Remove { key } => Step::Remove(key.folded()),
-                        Edit::Unrelease { file } => Step::Unrelease(file),
-                    });
-                }
-                Confirmed::Done
-            }
-            None => Confirmed::Superseded,
-        };
-        self.commit(&mut writer, steps)?;
-        Ok(confirmed)
-    }
-
-    /// Gives a record up without an operation, if it is still in that state: what the key holds
-    /// stays. Another state of the record is left as it is, with its old base.
-    pub fn withdraw(&self, key: &Key, seq: Seq) -> JournalResult<Confirmed> {
-        let mut writer = self.writer.lock();
-        if self.current(key, seq).is_none() {
-            return Ok(Confirmed::Superseded);
-        }
-        let folded = key.folded();
-        let steps = vec![Step::EndAttempts(folded.clone()), Step::Remove(folded)];
-        self.commit(&mut writer, steps)?;
-        Ok(Confirmed::Done)
-    }
-
-    /// Notes the digests of a closed file, if the record is still in that state and closed. Returns
-    /// whether it is.
-    pub fn seal(&self, key: &Key, seq: Seq, sealed: Sealed) -> JournalResult<bool> {
-        self.amend(key, seq, |record| match &mut record.change {
-            Change::Put { state, .. } if *state != PutState::Open => {
-                *state = PutState::Sealed(sealed);
-                true
-            }
-            _ => false,
-        })
-    }
-
-    /// Notes what the key turned out to hold, if the record is still in that state.
-    pub fn rebase(&self, key: &Key, seq: Seq, base: Option<ETag>) -> JournalResult<bool> {
-        self.amend(key, seq, |record| {
-            record.base = base;
-            true
-        })
-    }
-
-    /// Notes a failed try.
-    pub fn note_failure(&self, key: &Key, seq: Seq, error: &str) -> JournalResult<bool> {
-        self.amend(key, seq, |record| {
-            record.attempts = record.attempts.saturating_add(1);
-            record.last_error = Some(error.to_owned());
-            true
-        })
-    }
-
-    /// Parks a record: it is kept and shown, and not tried until [`Journal::unpark`] or its next
-    /// change.
-    pub fn park(&self, key: &Key, seq: Seq, reason: &str) -> JournalResult<bool> {
-        self.amend(key, seq, |record| {
-            record.parked = Some(reason.to_owned());
-            true
-        })
-    }
-
-    /// Has a parked record tried again. Returns whether there was one.
-    pub fn unpark(&self, key: &Key) -> JournalResult<bool> {
-        let Some(record) = self.record(key) else {
-            return Ok(false);
-        };
-        self.amend(key, record.seq, |record| {
-            record.attempts = 0;
-            record.parked.take().is_some()
-        })
-    }
-
-    /// Changes a record without a new sequence number, if it is in that state and `change` agrees.
-    fn amend(
-        &self,
-        key: &Key,
-        seq: Seq,
-        change: impl FnOnce(&mut Record) -> bool,
-    ) -> JournalResult<bool> {
-        let mut writer = self.writer.lock();
-        let Some(mut record) = self.current(key, seq) else {
-            return Ok(false);
-        };
-        if !change(&mut record) {
-            return Ok(false);
-        }
-        self.commit(&mut writer, vec![Step::Set(record)])?;
-        Ok(true)
-    }
-
+    /// Returns the record of a key, if it is in that state.
     fn current(&self, key: &Key, seq: Seq) -> Option<Record> {
         let record = self.record(key)?;
         (record.seq == seq).then_some(record)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,23 +1,36 @@
 //! The staging directory: files being written or waiting for upload, and the journal that says
 //! what they are.
+//!
+//! This module owns `<id>.staged`, `journal.db` and `local/`. It knows neither names nor inodes
+//! (see `fs`), nor what is sent when (see the uploader).
+//!
+//! **Release order.** A staged file leaves the directory only after the commit that releases it has
+//! been synced. Otherwise a power cut could bring back the record and not the file.
 
+mod behind;
+mod file;
 pub mod journal;
+mod pool;
 pub mod record;
+mod replay;
 
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use parking_lot::Mutex;
 
+use self::behind::Behind;
+pub use self::file::StagedFile;
+use self::file::{Names, OpenFiles};
 pub use self::journal::{Journal, JournalError, JournalResult};
+use self::pool::Pool;
 pub use self::record::{
     Change, Confirmed, Edit, Identity, PutState, Record, Released, Sealed, Seq,
 };
+pub use self::replay::{Orphan, Replay};
 use crate::clock::SharedClock;
 use crate::disk::{self, FileId};
 
@@ -35,13 +48,18 @@ pub enum StagingError {
         /// How many changes wait.
         records: usize,
         /// For which bucket.
-        found: Identity,
+        found: Box<Identity>,
         /// Which bucket was asked for.
-        asked: Identity,
+        asked: Box<Identity>,
     },
     /// The journal cannot be used.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
+    #[error("{dir}: {source}")]
+    Journal {
+        /// The staging directory.
+        dir: PathBuf,
+        /// Why.
+        source: JournalError,
+    },
     /// The directory cannot be used.
     #[error("{path}: {source}")]
     Io {
@@ -52,158 +70,175 @@ pub enum StagingError {
     },
 }
 
-/// What was found when the staging directory was opened.
-#[derive(Debug, Default)]
-pub struct Replay {
-    /// How many records wait.
-    pub records: usize,
-    /// Records whose staged file is missing. It may be in the cache, or its version in the bucket.
-    pub missing: Vec<Record>,
-    /// Files with bytes that no record speaks of. They are left where they are.
-    pub orphans: Vec<Orphan>,
-}
-
-/// A staged file that no record speaks of.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Orphan {
-    /// The file.
-    pub path: PathBuf,
-    /// Its length in bytes.
-    pub length: u64,
-}
-
-/// The staging directory.
+/// The staging directory. Its background work ends with it.
 #[derive(Debug)]
 pub struct Staging {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the background threads share with their owner.
+#[derive(Debug)]
+struct Shared {
     dir: PathBuf,
     journal: Arc<Journal>,
-    open: Mutex<HashMap<FileId, Weak<StagedFile>>>,
-}
-
-/// An open staged file.
-#[derive(Debug)]
-pub struct StagedFile {
-    id: FileId,
-    file: File,
-    generation: AtomicU64,
-}
-
-impl StagedFile {
-    /// Returns the file's id.
-    pub fn id(&self) -> FileId {
-        self.id
-    }
-
-    /// Returns the file itself, open for reading and writing.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Returns a number that every write raises.
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
-    /// Says that the bytes are about to change. Called before each write and truncation.
-    pub fn touch(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-    }
+    open: Arc<OpenFiles>,
+    names: Names,
+    pool: Pool,
+    behind: Behind,
 }
 
 impl Staging {
-    /// Opens the directory, makes it if need be, and replays the journal.
+    /// Opens the directory, makes it if need be, and replays the journal: what was open is closed
+    /// with the length it has, what was discarded is removed. One process at a time may do this.
     pub fn open(
         dir: &Path,
-        _identity: &Identity,
+        identity: &Identity,
         clock: SharedClock,
     ) -> Result<(Arc<Staging>, Replay), StagingError> {
-        disk::create_private_dir(&dir.join("local")).map_err(|source| StagingError::Io {
+        let io_error = |source| StagingError::Io {
             path: dir.to_owned(),
             source,
-        })?;
-        let staging = Staging {
-            dir: dir.to_owned(),
-            journal: Arc::new(Journal::in_memory(clock)),
-            open: Mutex::default(),
         };
-        Ok((Arc::new(staging), Replay::default()))
+        let journal_error = |source| StagingError::Journal {
+            dir: dir.to_owned(),
+            source,
+        };
+        disk::create_private_dir(&dir.join("local")).map_err(io_error)?;
+        let journal = Journal::open(&dir.join("journal.db"), clock).map_err(journal_error)?;
+        if let Some((records, found)) = journal.bind(identity).map_err(journal_error)? {
+            return Err(StagingError::OtherIdentity {
+                dir: dir.to_owned(),
+                records,
+                found: Box::new(found),
+                asked: Box::new(identity.clone()),
+            });
+        }
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            journal: Arc::new(journal),
+            open: Arc::default(),
+            names: Names::new(dir),
+            pool: Pool::new(dir),
+            behind: Behind::default(),
+        });
+        let replay = replay::run(&shared).map_err(|error| match error {
+            replay::Error::Io(error) => io_error(error),
+            replay::Error::Journal(error) => journal_error(error),
+        })?;
+        let staging = Arc::new(Staging {
+            shared: Arc::clone(&shared),
+            threads: Mutex::default(),
+        });
+        let pool = Arc::clone(&shared);
+        staging.spawn("staging-pool", move || pool.pool.run());
+        staging.spawn("staging-behind", move || behind::run(&shared));
+        Ok((staging, replay))
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) {
+        match thread::Builder::new().name(name.into()).spawn(work) {
+            Ok(thread) => self.threads.lock().push(thread),
+            Err(error) => self
+                .shared
+                .journal
+                .fail(&format!("no thread for {name}: {error}")),
+        }
     }
 
     /// Returns the journal.
     pub fn journal(&self) -> &Arc<Journal> {
-        &self.journal
+        &self.shared.journal
     }
 
     /// Returns the staging directory.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.shared.dir
     }
 
     /// Returns the directory of the files that never leave this disk.
     pub fn local_dir(&self) -> PathBuf {
-        self.dir.join("local")
+        self.shared.dir.join("local")
     }
 
     /// Returns where a staged file lies.
     pub fn path(&self, id: FileId) -> PathBuf {
-        self.dir.join(id.staged_name())
+        self.shared.dir.join(id.staged_name())
     }
 
-    /// Returns a new, empty staged file.
+    /// Returns a new, empty staged file. It is removed at the next start unless a record speaks of
+    /// it by then.
     pub fn create_file(&self) -> io::Result<Arc<StagedFile>> {
-        let id = FileId::random();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(self.path(id))?;
+        if let Some((id, file)) = self.shared.pool.take() {
+            return Ok(self.shared.open.share(id, file));
+        }
+        let (id, file) = file::create(&self.shared.dir)?;
         Ok(self.received(id, file))
     }
 
     /// Opens a staged file. All who have it open at one time share one [`StagedFile`].
     pub fn open_file(&self, id: FileId) -> io::Result<Arc<StagedFile>> {
-        if let Some(file) = self.open.lock().get(&id).and_then(Weak::upgrade) {
-            return Ok(file);
+        match self.shared.open.get(id) {
+            Some(file) => Ok(file),
+            None => Ok(self
+                .shared
+                .open
+                .share(id, file::open(&self.shared.dir, id)?)),
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.path(id))?;
-        Ok(self.received(id, file))
     }
 
     /// Takes in a file that the caller has renamed to `path(id)`; the name is not synced yet.
     pub fn received(&self, id: FileId, file: File) -> Arc<StagedFile> {
-        let file = Arc::new(StagedFile {
-            id,
-            file,
-            generation: AtomicU64::new(0),
-        });
-        self.open.lock().insert(id, Arc::downgrade(&file));
-        file
+        self.shared.names.add(id);
+        self.shared.open.share(id, file)
     }
 
-    /// Carries out `fsync`: the file's bytes, its name and the journal survive a power cut.
+    /// Carries out `fsync`: the file's bytes and every record committed before survive a power
+    /// cut. Bytes first, then the name, then the journal, so that no record that survives speaks
+    /// of bytes that did not. After a failure the journal takes no more changes.
     pub fn sync_file(&self, file: &StagedFile) -> io::Result<()> {
-        file.file.sync_data()?;
-        disk::sync_dir(&self.dir)
+        let synced = file.file().sync_data();
+        let synced = synced.and_then(|()| self.shared.names.sync(file.id()));
+        if let Err(error) = synced {
+            let reason = format!("a staged file cannot be synced: {error}");
+            self.shared.journal.fail(&reason);
+            return Err(error);
+        }
+        self.sync_names()
     }
 
     /// Has a closed file synced within a second or two, in the background.
-    pub fn sync_behind(&self, _file: Arc<StagedFile>) {}
+    pub fn sync_behind(&self, file: Arc<StagedFile>) {
+        self.shared.behind.add(&file);
+    }
 
     /// Carries out `fsyncdir`: every change of names survives a power cut.
     pub fn sync_names(&self) -> io::Result<()> {
-        self.journal.sync().map_err(io::Error::other)
+        self.shared.journal.sync().map_err(io::Error::other)
     }
 
     /// Returns how many bytes the disk has left for recording.
     pub fn available_bytes(&self) -> io::Result<u64> {
-        let space = rustix::fs::statvfs(&self.dir)?;
+        let space = rustix::fs::statvfs(&self.shared.dir)?;
         Ok(space.f_bavail.saturating_mul(space.f_frsize))
     }
 
     /// Syncs what is left to sync and ends the background work.
-    pub fn shutdown(&self) {}
+    pub fn shutdown(&self) {
+        self.shared.pool.stop();
+        self.shared.behind.stop();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // A thread that has panicked has said so already.
+            let _ = thread.join();
+        }
+    }
 }
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -102,6 +102,17 @@ impl Sealed {
     }
 }
 
+impl PutState {
+    /// Returns the length in bytes, if it is settled.
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            PutState::Open => None,
+            PutState::Closed { length } => Some(*length),
+            PutState::Sealed(sealed) => Some(sealed.length),
+        }
+    }
+}
+
 impl Change {
     /// Returns the staged file that this change needs.
     pub fn file(&self) -> Option<FileId> {
@@ -115,11 +126,7 @@ impl Change {
     /// nothing: its length is not settled.
     pub fn length(&self) -> u64 {
         match self {
-            Change::Put { state, .. } => match state {
-                PutState::Open => 0,
-                PutState::Closed { length } => *length,
-                PutState::Sealed(sealed) => sealed.length,
-            },
+            Change::Put { state, .. } => state.length().unwrap_or(0),
             Change::Folder { .. } | Change::Copy { .. } | Change::Delete => 0,
         }
     }

@@ -1,6 +1,7 @@
 //! The journal in memory: all records and every index over them. Only [`Mirror`]'s methods change
 //! them, each right after the same change was committed to the database.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::SystemTime;
 
@@ -33,6 +34,8 @@ struct Release {
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
     records: BTreeMap<Key, Record>,
+    /// Staged files that records need, and how many need each.
+    files: HashMap<FileId, usize>,
     /// Source of a copy, and the keys that are to become copies of it.
     copies: HashMap<Key, BTreeSet<Key>>,
     attempts: HashMap<Key, Vec<Attempt>>,
@@ -48,6 +51,13 @@ impl Mirror {
 
     pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
+    }
+
+    /// Returns the highest sequence number that a record or an attempt has.
+    pub(super) fn max_seq(&self) -> Option<Seq> {
+        let records = self.records.values().map(|record| record.seq);
+        let attempts = self.attempts.values().flatten().map(|attempt| attempt.seq);
+        records.chain(attempts).max()
     }
 
     /// Returns the records whose folded key begins so.
@@ -70,7 +80,10 @@ impl Mirror {
 
     pub(super) fn set(&mut self, record: Record) {
         let key = record.key.folded();
-        self.unlink_copy(&key);
+        self.unlink(&key);
+        if let Some(file) = record.change.file() {
+            *self.files.entry(file).or_default() += 1;
+        }
         if let Change::Copy { source, .. } = &record.change {
             let source = source.key.folded();
             self.copies.entry(source).or_default().insert(key.clone());
@@ -80,14 +93,26 @@ impl Mirror {
     }
 
     pub(super) fn remove(&mut self, key: &Key) {
-        self.unlink_copy(key);
+        self.unlink(key);
         if self.records.remove(key).is_some() {
             self.changed.insert(key.clone());
         }
     }
 
-    fn unlink_copy(&mut self, key: &Key) {
-        let Some(Change::Copy { source, .. }) = self.records.get(key).map(|r| &r.change) else {
+    /// Takes the record of a key out of the indexes.
+    fn unlink(&mut self, key: &Key) {
+        let Some(record) = self.records.get(key) else {
+            return;
+        };
+        if let Some(file) = record.change.file()
+            && let Entry::Occupied(mut needed) = self.files.entry(file)
+        {
+            *needed.get_mut() -= 1;
+            if *needed.get() == 0 {
+                needed.remove();
+            }
+        }
+        let Change::Copy { source, .. } = &record.change else {
             return;
         };
         let source = source.key.folded();
@@ -107,8 +132,11 @@ impl Mirror {
         self.attempts.get(key).map_or(&[], Vec::as_slice)
     }
 
+    /// Notes a write; one with the same write id is begun again.
     pub(super) fn begin_attempt(&mut self, key: Key, attempt: Attempt) {
-        self.attempts.entry(key).or_default().push(attempt);
+        let attempts = self.attempts.entry(key).or_default();
+        attempts.retain(|earlier| earlier.write_id != attempt.write_id);
+        attempts.push(attempt);
     }
 
     pub(super) fn end_attempt(&mut self, key: &Key, write_id: &str) {
@@ -120,8 +148,17 @@ impl Mirror {
         }
     }
 
-    pub(super) fn end_attempts(&mut self, key: &Key) {
-        self.attempts.remove(key);
+    /// Returns the writes that were begun before `before` to keys that have no record any more.
+    pub(super) fn settled_attempts(&self, before: SystemTime) -> Vec<(Key, String)> {
+        let unrecorded = self
+            .attempts
+            .iter()
+            .filter(|(key, _)| !self.records.contains_key(key));
+        unrecorded
+            .flat_map(|(key, attempts)| attempts.iter().map(move |attempt| (key, attempt)))
+            .filter(|(_, attempt)| attempt.begun_at < before)
+            .map(|(key, attempt)| (key.clone(), attempt.write_id.clone()))
+            .collect()
     }
 
     pub(super) fn release(&mut self, file: FileId, adopt_as: Option<ObjectVersion>, commit: u64) {
@@ -146,14 +183,23 @@ impl Mirror {
         self.released.contains_key(&file)
     }
 
-    pub(super) fn has_releases_after(&self, commit: u64) -> bool {
-        self.released.values().any(|r| r.commit > commit)
+    /// Whether some release waits for a sync, when `synced` commits are on the disk.
+    pub(super) fn has_release_after(&self, synced: u64) -> bool {
+        self.released
+            .values()
+            .any(|release| release.commit > synced)
     }
 
-    /// Returns the files to be adopted whose release is among the first `commit` commits.
-    pub(super) fn released(&self, commit: u64) -> Vec<Released> {
-        let released = self.released.iter().filter(|(_, r)| r.commit <= commit);
-        released
+    /// Whether a release may be carried out: its commit is on the disk, and no record needs the
+    /// file (hard links share one).
+    fn is_due(&self, file: FileId, release: &Release, synced: u64) -> bool {
+        release.commit <= synced && !release.claimed && !self.files.contains_key(&file)
+    }
+
+    /// Returns the files that may go, when `synced` commits are on the disk.
+    pub(super) fn released(&self, synced: u64) -> Vec<Released> {
+        let due = self.released.iter();
+        due.filter(|(file, release)| self.is_due(**file, release, synced))
             .map(|(file, release)| Released {
                 file: *file,
                 adopt_as: release.adopt_as.clone(),
@@ -161,17 +207,22 @@ impl Mirror {
             .collect()
     }
 
-    /// Claims the files to be unlinked whose release is among the first `commit` commits.
-    pub(super) fn claim_discarded(&mut self, commit: u64, limit: usize) -> Vec<FileId> {
-        let due = self
+    /// Claims the files that may be unlinked, at most `limit`.
+    pub(super) fn claim_discarded(&mut self, synced: u64, limit: usize) -> Vec<FileId> {
+        let due: Vec<FileId> = self
             .released
-            .iter_mut()
-            .filter(|(_, r)| r.commit <= commit && r.adopt_as.is_none());
-        due.take(limit)
-            .map(|(file, release)| {
-                release.claimed = true;
-                *file
+            .iter()
+            .filter(|(file, release)| {
+                release.adopt_as.is_none() && self.is_due(**file, release, synced)
             })
-            .collect()
+            .map(|(file, _)| *file)
+            .take(limit)
+            .collect();
+        for file in &due {
+            if let Some(release) = self.released.get_mut(file) {
+                release.claimed = true;
+            }
+        }
+        due
     }
 }

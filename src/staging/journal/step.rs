@@ -18,14 +18,16 @@ pub(super) enum Step {
     BeginAttempt(Key, Attempt),
     /// Forgets a write whose end is known.
     EndAttempt(Key, String),
-    /// Forgets all writes to a key.
-    EndAttempts(Key),
     /// Lets a staged file go.
     Release(FileId, Option<ObjectVersion>),
     /// Forgets the release of a file: it was carried out, or is taken back.
     Unrelease(FileId),
     /// Keeps attributes of a version. They are in the database only.
     KeepAttributes(ObjectVersion, FileAttributes),
+    /// Forgets all kept attributes.
+    ForgetAttributes,
+    /// Sets a value that belongs to the journal as a whole; in the database only.
+    Meta(&'static str, String),
 }
 
 impl Mirror {
@@ -36,10 +38,9 @@ impl Mirror {
             Step::Remove(key) => self.remove(&key),
             Step::BeginAttempt(key, attempt) => self.begin_attempt(key, attempt),
             Step::EndAttempt(key, write_id) => self.end_attempt(&key, &write_id),
-            Step::EndAttempts(key) => self.end_attempts(&key),
             Step::Release(file, adopt_as) => self.release(file, adopt_as, commit),
             Step::Unrelease(file) => self.unrelease(file),
-            Step::KeepAttributes(..) => {}
+            Step::KeepAttributes(..) | Step::ForgetAttributes | Step::Meta(..) => {}
         }
     }
 }

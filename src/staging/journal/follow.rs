@@ -1,0 +1,170 @@
+//! The journal as its follower, the uploader, uses it: writes begun and ended, operations confirmed,
+//! tries that failed. Each call names the state of the record that it is about, and does nothing
+//! when the record has changed meanwhile.
+
+use super::mirror::Attempt;
+use super::step::Step;
+use super::{Journal, JournalResult, MAX_ATTEMPTS};
+use crate::staging::record::{Change, Confirmed, Edit, PutState, Record, Sealed, Seq};
+use crate::store::{ETag, Key};
+
+impl Journal {
+    /// Notes a write before it is sent, if the record is still in that state; returns whether it
+    /// is. From then on the write may land, until [`Journal::end_attempt`], or until
+    /// [`ATTEMPT_SETTLES`] has passed and the key has no record. A write that is sent again keeps
+    /// its id.
+    pub fn begin_attempt(&self, key: &Key, seq: Seq, write_id: &str) -> JournalResult<bool> {
+        let mut writer = self.writer.lock();
+        if self.current(key, seq).is_none() {
+            return Ok(false);
+        }
+        let folded = key.folded();
+        let attempt = Attempt {
+            write_id: write_id.to_owned(),
+            seq,
+            begun_at: self.clock.now(),
+        };
+        let mut steps = vec![Step::BeginAttempt(folded.clone(), attempt)];
+        let open = self.open_attempts(key);
+        if open.len() >= MAX_ATTEMPTS && open[0].write_id != write_id {
+            steps.push(Step::EndAttempt(folded, open[0].write_id.clone()));
+        }
+        self.commit(&mut writer, steps)?;
+        Ok(true)
+    }
+
+    /// Notes that a write has not landed and cannot land any more.
+    pub fn end_attempt(&self, key: &Key, write_id: &str) -> JournalResult<()> {
+        let step = Step::EndAttempt(key.folded(), write_id.to_owned());
+        self.commit(&mut self.writer.lock(), vec![step])
+    }
+
+    /// Returns the write ids of the writes to a key whose end is not known.
+    pub fn attempts(&self, key: &Key) -> Vec<String> {
+        let attempts = self.open_attempts(key);
+        attempts.into_iter().map(|a| a.write_id).collect()
+    }
+
+    /// Returns the writes to a key whose end is not known.
+    pub fn open_attempts(&self, key: &Key) -> Vec<Attempt> {
+        self.mirror.lock().attempts(&key.folded()).to_vec()
+    }
+
+    /// Notes that the operation for state `seq` of a record has succeeded and what the key holds
+    /// since. If that is still its state, the record goes, and `extra` is carried out with it; else
+    /// it only learns what it is based on now.
+    pub fn confirm(
+        &self,
+        key: &Key,
+        seq: Seq,
+        now_holds: Option<ETag>,
+        extra: Vec<Edit>,
+    ) -> JournalResult<Confirmed> {
+        let mut writer = self.writer.lock();
+        let folded = key.folded();
+        let record = self.mirror.lock().record(&folded).cloned();
+        let mut steps = Vec::with_capacity(1 + extra.len());
+        let mut confirmed = Confirmed::Superseded;
+        match record {
+            Some(record) if record.seq == seq => {
+                steps.push(Step::Remove(folded));
+                for edit in extra {
+                    let step = self.step(&mut writer, edit, &steps)?;
+                    steps.push(step);
+                }
+                confirmed = Confirmed::Done;
+            }
+            Some(record) => steps.push(Step::Set(Record {
+                base: now_holds,
+                ..record
+            })),
+            // Nobody wants the key to hold anything, and now it does.
+            None if now_holds.is_some() => {
+                let record = self.new_record(&mut writer, key.clone(), now_holds, Change::Delete);
+                steps.push(Step::Set(record));
+            }
+            None => return Ok(confirmed),
+        }
+        self.commit(&mut writer, steps)?;
+        Ok(confirmed)
+    }
+
+    /// Gives a record up without an operation, if it is still in that state: what the key holds
+    /// stays. Another state of the record is left as it is, with its old base.
+    pub fn withdraw(&self, key: &Key, seq: Seq) -> JournalResult<Confirmed> {
+        let mut writer = self.writer.lock();
+        if self.current(key, seq).is_none() {
+            return Ok(Confirmed::Superseded);
+        }
+        let folded = key.folded();
+        self.commit(&mut writer, vec![Step::Remove(folded)])?;
+        Ok(Confirmed::Done)
+    }
+
+    /// Notes the digests of a closed file, if the record is still in that state and closed. Returns
+    /// whether it is.
+    pub fn seal(&self, key: &Key, seq: Seq, sealed: Sealed) -> JournalResult<bool> {
+        self.amend(key, seq, |record| match &mut record.change {
+            Change::Put { state, .. } if *state != PutState::Open => {
+                *state = PutState::Sealed(sealed);
+                true
+            }
+            _ => false,
+        })
+    }
+
+    /// Notes what the key turned out to hold, if the record is still in that state.
+    pub fn rebase(&self, key: &Key, seq: Seq, base: Option<ETag>) -> JournalResult<bool> {
+        self.amend(key, seq, |record| {
+            record.base = base;
+            true
+        })
+    }
+
+    /// Notes a failed try.
+    pub fn note_failure(&self, key: &Key, seq: Seq, error: &str) -> JournalResult<bool> {
+        self.amend(key, seq, |record| {
+            record.attempts = record.attempts.saturating_add(1);
+            record.last_error = Some(error.to_owned());
+            true
+        })
+    }
+
+    /// Parks a record: it is kept and shown, and not tried until [`Journal::unpark`] or its next
+    /// change.
+    pub fn park(&self, key: &Key, seq: Seq, reason: &str) -> JournalResult<bool> {
+        self.amend(key, seq, |record| {
+            record.parked = Some(reason.to_owned());
+            true
+        })
+    }
+
+    /// Has a parked record tried again. Returns whether there was one.
+    pub fn unpark(&self, key: &Key) -> JournalResult<bool> {
+        let Some(record) = self.record(key) else {
+            return Ok(false);
+        };
+        self.amend(key, record.seq, |record| {
+            record.attempts = 0;
+            record.parked.take().is_some()
+        })
+    }
+
+    /// Changes a record without a new sequence number, if it is in that state and `change` agrees.
+    fn amend(
+        &self,
+        key: &Key,
+        seq: Seq,
+        change: impl FnOnce(&mut Record) -> bool,
+    ) -> JournalResult<bool> {
+        let mut writer = self.writer.lock();
+        let Some(mut record) = self.current(key, seq) else {
+            return Ok(false);
+        };
+        if !change(&mut record) {
+            return Ok(false);
+        }
+        self.commit(&mut writer, vec![Step::Set(record)])?;
+        Ok(true)
+    }
+}
