@@ -1,18 +1,21 @@
 //! The HTTP layer in front of `s3s`: names the operation, keeps the log, lets faults strike.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use s3s::Body;
 use s3s::service::S3Service;
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::fault::{Ending, Reply};
@@ -84,7 +87,12 @@ impl Front {
         if let Some(delay) = plan.late_commit {
             return self.commit_later(request, ticket, delay).await;
         }
-        let response = self.execute(request.map(Body::from), ticket.clone()).await;
+        let (request, rest) = drained(request);
+        let response = self.execute(request, ticket.clone()).await;
+        // Refused before its body was read: a client that is still sending would meet a reset.
+        if let Ok(rest) = rest.await {
+            take_body(rest, u64::MAX).await;
+        }
         if let Some(ending) = plan.lost {
             return self.end(ending, &ticket, reset).await;
         }
@@ -207,6 +215,55 @@ impl Front {
 /// What hyper takes for a reason to drop the connection.
 fn cut() -> io::Error {
     io::Error::other("a fault cuts the connection")
+}
+
+/// Returns the request, and what is left of its body once nobody reads that any more.
+fn drained(request: Request<Incoming>) -> (Request<Body>, oneshot::Receiver<Incoming>) {
+    let (give, rest) = oneshot::channel();
+    let request = request.map(|body| {
+        Body::http_body_unsync(Drained {
+            body: Some(body),
+            give: Some(give),
+        })
+    });
+    (request, rest)
+}
+
+/// A body that is handed on, as far as it has not been read, when it is dropped.
+struct Drained {
+    body: Option<Incoming>,
+    give: Option<oneshot::Sender<Incoming>>,
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        if let (Some(body), Some(give)) = (self.body.take(), self.give.take()) {
+            // Nobody waits for the rest once the connection is gone.
+            let _ = give.send(body);
+        }
+    }
+}
+
+impl hyper::body::Body for Drained {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body
+            .as_ref()
+            .map(|body| body.size_hint())
+            .unwrap_or_default()
+    }
 }
 
 /// Reads up to so many bytes of a body and throws them away.

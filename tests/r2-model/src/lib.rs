@@ -7,6 +7,23 @@
 //! ```
 //!
 //! [`R2Model`] starts a server and is the test's handle to it. Every test has its own.
+//!
+//! ```
+//! use r2_model::{Ending, Fault, FaultRule, Operation, R2Model};
+//!
+//! let model = R2Model::start();
+//! model.put("Kicks/deep.wav", "RIFF");
+//! // The first write to this folder is committed, but the client never hears of it.
+//! let lost = model.add_fault(
+//!     FaultRule::new(Fault::Lost(Ending::Cut))
+//!         .on(&[Operation::PutObject])
+//!         .key_prefix("Kicks/")
+//!         .once(),
+//! );
+//! // … point a client at `model.endpoint()`, `model.bucket()` and the two keys …
+//! assert_eq!(model.fired(lost), 0);
+//! assert!(model.requests().is_empty());
+//! ```
 
 mod api;
 mod condition;

@@ -254,6 +254,11 @@ impl R2Model {
         self.other.get(key)
     }
 
+    /// See [`OtherClient::stat`].
+    pub fn stat(&self, key: &str) -> Option<Object> {
+        self.other.stat(key)
+    }
+
     /// See [`OtherClient::delete`].
     pub fn delete(&self, key: &str) -> bool {
         self.other.delete(key)

@@ -22,8 +22,10 @@ pub struct OtherClient {
 /// What an object is, as [`OtherClient::get`] finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
-    /// The whole content: for a generated object all of it is made here.
+    /// The whole content; of a generated object all of it is made here.
     pub bytes: Bytes,
+    /// The length of the content.
+    pub size: u64,
     /// The ETag without quotes.
     pub etag: String,
     /// The `Content-Type`.
@@ -111,25 +113,14 @@ impl OtherClient {
         self.insert(key, object);
     }
 
-    /// Returns the object, or `None`.
+    /// Returns the object with all its content, or `None`.
     pub fn get(&self, key: &str) -> Option<Object> {
-        let key = Self::key(key);
-        let (object, write_count) = self.with_bucket(|bucket| {
-            bucket
-                .get(&key)
-                .ok()
-                .map(|object| (object.clone(), bucket.write_count(&key)))
-        })?;
-        let content_type = object.attributes.system.get("content-type").cloned();
-        Some(Object {
-            bytes: object.content.read(0..object.content.len()),
-            etag: object.etag,
-            content_type: content_type.unwrap_or_default(),
-            metadata: object.attributes.user,
-            last_modified: object.last_modified,
-            write_count,
-            part_sizes: object.part_sizes,
-        })
+        self.find(key, |content| content.read(0..content.len()))
+    }
+
+    /// Returns the object without its content, or `None`; for generated ones of any size.
+    pub fn stat(&self, key: &str) -> Option<Object> {
+        self.find(key, |_| Bytes::new())
     }
 
     /// Deletes the object and returns whether there was one.
@@ -146,6 +137,26 @@ impl OtherClient {
                 .values()
                 .map(|object| object.spelled.clone())
                 .collect()
+        })
+    }
+
+    fn find(&self, key: &str, read: impl FnOnce(&Content) -> Bytes) -> Option<Object> {
+        let key = Self::key(key);
+        let (object, write_count) = self.with_bucket(|bucket| {
+            let object = bucket.get(&key).ok()?.clone();
+            Some((object, bucket.write_count(&key)))
+        })?;
+        let content_type = object.attributes.system.get("content-type").cloned();
+        Some(Object {
+            // Not under the lock: a large object may take a while.
+            bytes: read(&object.content),
+            size: object.content.len(),
+            etag: object.etag,
+            content_type: content_type.unwrap_or_default(),
+            metadata: object.attributes.user,
+            last_modified: object.last_modified,
+            write_count,
+            part_sizes: object.part_sizes,
         })
     }
 

@@ -123,6 +123,7 @@ fn a_large_object_needs_no_memory() {
     );
     let head = call(&model, "HEAD", "big.wav").send();
     assert_eq!(head.header("content-length"), Some("1099511627776"));
+    assert_eq!(model.stat("big.wav").expect("stored").size, 1 << 40);
     model.put_generated_behind("small.wav", "RIFF", 6);
     assert_eq!(
         get(&model, "small.wav").body[4..],

@@ -1,5 +1,7 @@
 //! Credentials, the log, and the server's life.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::{Duration, SystemTime};
 
 use r2_model::{Costs, Operation, Permission, R2Model, Token};
@@ -65,6 +67,26 @@ fn credentials_and_scopes_are_enforced() {
     );
     model.revoke("reader");
     assert_eq!(answer(get().credentials("reader", "s1")).0, 401);
+}
+
+#[test]
+fn a_temporary_token_ends() {
+    let model = R2Model::start();
+    model.put("a", "x");
+    let hour = Duration::from_secs(3600);
+    let token = |name| Token::new(name, "s", Permission::ObjectReadOnly);
+    model.add_token(token("alive").session("session", hour));
+    model.add_token(token("ended").session("session", Duration::ZERO));
+    let get = |name, session| {
+        call(&model, "GET", "a")
+            .credentials(name, "s")
+            .header("x-amz-security-token", session)
+            .send()
+            .status
+    };
+    assert_eq!(get("alive", "session"), 200);
+    assert_eq!(get("alive", "another"), 401);
+    assert_eq!(get("ended", "session"), 401);
 }
 
 #[test]
@@ -135,4 +157,34 @@ fn a_model_can_live_and_die_inside_a_runtime() {
         let connected = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
         assert!(connected.is_ok());
     });
+}
+
+#[test]
+fn a_refused_upload_hears_why() {
+    let model = R2Model::start();
+    for _ in 0..10 {
+        let reply = call(&model, "PUT", "a")
+            .credentials("nobody", "x")
+            .body(vec![0; 4_000_000])
+            .send();
+        assert_eq!((reply.status, reply.code().as_str()), (401, "Unauthorized"));
+    }
+}
+
+#[test]
+fn idle_connections_can_be_cut() {
+    let model = R2Model::start();
+    let mut stream = TcpStream::connect(("127.0.0.1", model.port())).expect("a connection");
+    let head = "HEAD /b/a HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut buffer = [0; 4096];
+    for _ in 0..2 {
+        stream.write_all(head.as_bytes()).expect("sent");
+        let count = stream
+            .read(&mut buffer)
+            .expect("an answer on a connection that stays");
+        assert!(buffer[..count].starts_with(b"HTTP/1.1 400"));
+    }
+    model.cut_connections();
+    assert!(matches!(stream.read(&mut buffer), Ok(0) | Err(_)));
+    assert_eq!(call(&model, "GET", "a").send().status, 404);
 }
