@@ -1,3 +1,7 @@
 //! The `voicebeatfs` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    voicebeatfs::cli::run(std::env::args_os())
+}

@@ -1,0 +1,113 @@
+//! Which running mount a command means.
+
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use crate::config::{Config, Inputs};
+use crate::control::client::Client;
+use crate::control::registry::{Record, Registry};
+use crate::mount::mountinfo;
+
+/// Connects to the mount that is meant: the one at `mountpoint`, else that of the settings'
+/// `STAGING_DIR`, else the only one that runs.
+pub(super) fn connect(
+    mountpoint: Option<&Path>,
+    env_file: Option<PathBuf>,
+) -> Result<Client, Failure> {
+    let running = Registry::of_this_user().running();
+    if let Some(mountpoint) = mountpoint {
+        return connect_at(mountpoint, &running, env_file);
+    }
+    if let Some(staging_dir) = staging_dir(env_file)?
+        && let Ok(client) = Client::connect(&staging_dir)
+    {
+        return Ok(client);
+    }
+    match &running[..] {
+        [] => Err(Failure::Failed(match mountinfo::ours() {
+            Ok(mounts) if !mounts.is_empty() => format!(
+                "no mount of this user runs; others: {}",
+                names(mounts.iter().map(|entry| entry.mountpoint.as_path()))
+            ),
+            _ => "no mount runs".into(),
+        })),
+        [only] => ask(only),
+        several => Err(Failure::Usage(format!(
+            "several mounts run, choose one with --mountpoint: {}",
+            names(several.iter().map(|record| record.mountpoint.as_path()))
+        ))),
+    }
+}
+
+/// Returns the record of the mount at `mountpoint`, an absolute path without symbolic links.
+pub(super) fn record_at(mountpoint: &Path) -> Option<Record> {
+    let running = Registry::of_this_user().running();
+    // A process that is still finishing what another one then mounted over is listed as well; the
+    // last one to come has the highest number, but for one turn-over of the numbers.
+    running
+        .into_iter()
+        .filter(|record| record.mountpoint == mountpoint)
+        .max_by_key(|r| r.pid)
+}
+
+fn connect_at(
+    mountpoint: &Path,
+    running: &[Record],
+    env_file: Option<PathBuf>,
+) -> Result<Client, Failure> {
+    let shown = mountpoint.display();
+    let missing = |_| Failure::Failed(format!("{shown} does not exist"));
+    let mountpoint = mountinfo::resolve_mountpoint(mountpoint).map_err(missing)?;
+    if let Some(record) = running
+        .iter()
+        .find(|record| record.mountpoint == mountpoint)
+    {
+        return ask(record);
+    }
+    // Without a record, as where there is no runtime directory, the settings may lead there.
+    if let Some(staging_dir) = staging_dir(env_file)?
+        && let Ok(client) = Client::connect(&staging_dir)
+        && client
+            .status()
+            .is_ok_and(|status| status.identity.mountpoint == mountpoint)
+    {
+        return Client::connect(&staging_dir).map_err(|e| Failure::Failed(e.to_string()));
+    }
+    let mounted = mountinfo::top_at(&mountpoint)
+        .ok()
+        .flatten()
+        .filter(|entry| entry.is_ours());
+    Err(Failure::Failed(match mounted {
+        None => format!("no mount of voicebeatfs at {shown}"),
+        Some(_) => format!(
+            "{shown} is mounted, but nobody answers: another user's mount, or its process has \
+             died (then: voicebeatfs umount {shown})"
+        ),
+    }))
+}
+
+/// Returns the `STAGING_DIR` of the settings. Settings that are not there, or are those of nothing
+/// in particular, are no error unless a file was asked for.
+fn staging_dir(env_file: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    let asked_for = env_file.is_some();
+    match Config::load(&Inputs {
+        env_file,
+        ..Inputs::from_process()
+    }) {
+        Ok(config) => Ok(Some(config.staging_dir)),
+        Err(error) if asked_for => Err(error.into()),
+        Err(_) => Ok(None),
+    }
+}
+
+fn ask(record: &Record) -> Result<Client, Failure> {
+    Client::connect(&record.staging_dir)
+        .map_err(|error| Failure::Failed(format!("{}: {error}", record.mountpoint.display())))
+}
+
+fn names<'a>(paths: impl Iterator<Item = &'a Path>) -> String {
+    paths
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
+}

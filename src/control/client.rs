@@ -1,0 +1,118 @@
+//! A command's side of the control socket.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{
+    Envelope, MAX_RESPONSE_BYTES, PROTOCOL_VERSION, Progress, Refusal, Request, Response,
+    StatusDocument, with_socket_path,
+};
+
+/// How long the mount may take for its next line. It answers from memory, and while it waits for
+/// the queue it says so each second.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a mount did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No process answers in that staging directory.
+    #[error("no mount answers in {0}")]
+    NotRunning(String),
+    /// The mount refused.
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+    /// The connection failed, or the mount ended meanwhile.
+    #[error("the mount does not answer: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A connection for one request.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to the mount that owns `staging_dir`.
+    pub fn connect(staging_dir: &Path) -> Result<Client, ClientError> {
+        let stream = with_socket_path(staging_dir, |path| UnixStream::connect(path));
+        let stream = stream.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotRunning(staging_dir.display().to_string())
+            }
+            _ => ClientError::Io(error),
+        })?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Client {
+            stream: BufReader::new(stream),
+        })
+    }
+
+    /// Returns the status document.
+    pub fn status(mut self) -> Result<StatusDocument, ClientError> {
+        self.send(Request::Status)?;
+        let response = self.receive()?;
+        response
+            .status
+            .ok_or_else(|| malformed("no status in the answer").into())
+    }
+
+    /// Waits until everything is in the bucket, at most `timeout`. `progress` hears once in a
+    /// while what is left.
+    pub fn sync(
+        mut self,
+        timeout: Duration,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<(), ClientError> {
+        self.send(Request::Sync {
+            timeout_seconds: timeout.as_secs_f64(),
+        })?;
+        loop {
+            match self.receive()? {
+                Response { ok: Some(true), .. } => return Ok(()),
+                Response {
+                    progress: Some(left),
+                    ..
+                } => progress(left),
+                _ => return Err(malformed("neither progress nor an end").into()),
+            }
+        }
+    }
+
+    /// Asks the mount to end, as SIGTERM does.
+    pub fn shutdown(mut self) -> Result<(), ClientError> {
+        self.send(Request::Shutdown)?;
+        self.receive().map(|_| ())
+    }
+
+    fn send(&mut self, request: Request) -> Result<(), ClientError> {
+        let envelope = Envelope {
+            v: PROTOCOL_VERSION,
+            request,
+        };
+        let mut line = serde_json::to_vec(&envelope).map_err(io::Error::from)?;
+        line.push(b'\n');
+        Ok(self.stream.get_mut().write_all(&line)?)
+    }
+
+    fn receive(&mut self) -> Result<Response, ClientError> {
+        let mut line = Vec::new();
+        let mut limited = self.stream.by_ref().take(MAX_RESPONSE_BYTES as u64);
+        limited.read_until(b'\n', &mut line)?;
+        if !line.ends_with(b"\n") {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let response: Response = serde_json::from_slice(&line).map_err(io::Error::from)?;
+        match response.error {
+            Some(refusal) => Err(ClientError::Refused(refusal)),
+            None => Ok(response),
+        }
+    }
+}
+
+fn malformed(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}

@@ -1,0 +1,179 @@
+//! The control socket: how commands ask a running mount.
+//!
+//! [`server`] answers in the mount's process, [`client`] asks, [`registry`] finds the mounts of
+//! this machine. The protocol is one JSON document a line, one request a connection:
+//!
+//! ```text
+//! -> {"v":1,"request":"status"}
+//! <- {"v":1,"ok":true,"status":{…}}
+//! -> {"v":1,"request":"sync","timeout_seconds":60}
+//! <- {"v":1,"progress":{"queued":3,"queued_bytes":1048576}}        each second
+//! <- {"v":1,"ok":true}
+//! -> {"v":1,"request":"shutdown"}
+//! <- {"v":1,"ok":false,"error":{"code":"…","message":"…"}}
+//! ```
+//!
+//! The socket lies in the staging directory, which only its owner enters; who connects is checked
+//! once more by the kernel's word for it.
+
+pub mod client;
+pub mod registry;
+pub mod server;
+pub mod status;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::Path;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+pub use status::{
+    CacheStatus, MountIdentity, OperationsStatus, Report, StatusDocument, UploadStatus,
+};
+
+/// The version of the protocol.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The name of the socket in the staging directory.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// The longest request, in bytes. The known ones are far shorter.
+pub const MAX_REQUEST_BYTES: usize = 4 * 1024;
+
+/// The longest answer that a client reads, in bytes.
+pub const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
+
+/// What a mount can tell and do for its commands. The assembler of the parts provides it.
+#[async_trait]
+pub trait StatusSource: Send + Sync {
+    /// Returns what is known now, without asking the bucket.
+    fn report(&self) -> Report;
+
+    /// Sends what waits without its quiet time, and returns when nothing is left that is not in
+    /// the bucket: neither queued nor unsealed. May wait for ever; the caller sets a deadline.
+    async fn sync(&self);
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// The status document.
+    Status,
+    /// To wait until the queue is empty.
+    Sync {
+        /// How long at most.
+        timeout_seconds: f64,
+    },
+    /// To unmount and end, as on SIGTERM.
+    Shutdown,
+}
+
+/// A request with the version of the protocol.
+#[derive(Debug, Serialize, Deserialize)]
+struct Envelope {
+    v: u32,
+    #[serde(flatten)]
+    request: Request,
+}
+
+/// What is left to be uploaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Files, the unsealed ones included.
+    pub queued: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
+}
+
+/// Why a request was not fulfilled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For programs.
+    pub code: RefusalCode,
+    /// For people.
+    pub message: String,
+}
+
+/// Why a request was not fulfilled, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    /// The request cannot be read, or is too long.
+    BadRequest,
+    /// The mount speaks another version of the protocol.
+    UnsupportedVersion,
+    /// The asking user is neither the mount's nor root.
+    Forbidden,
+    /// Too many commands are connected.
+    Busy,
+    /// The time was up before the queue was empty.
+    Timeout,
+}
+
+/// One line of an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Response {
+    v: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ok: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<StatusDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<Progress>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Refusal>,
+}
+
+impl Response {
+    fn empty() -> Self {
+        Response {
+            v: PROTOCOL_VERSION,
+            ok: None,
+            status: None,
+            progress: None,
+            error: None,
+        }
+    }
+
+    fn done() -> Self {
+        Response {
+            ok: Some(true),
+            ..Self::empty()
+        }
+    }
+
+    fn refused(error: Refusal) -> Self {
+        Response {
+            ok: Some(false),
+            error: Some(error),
+            ..Self::empty()
+        }
+    }
+}
+
+impl Refusal {
+    fn new(code: RefusalCode, message: impl Into<String>) -> Self {
+        Refusal {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+/// Calls `action` with a path of the socket in `folder` that is short enough for a socket address,
+/// which holds 108 bytes: through the open folder's descriptor.
+fn with_socket_path<T>(
+    folder: &Path,
+    action: impl FnOnce(&Path) -> io::Result<T>,
+) -> io::Result<T> {
+    use std::os::fd::AsRawFd;
+    let open = std::fs::File::open(folder)?;
+    action(
+        &Path::new("/proc/self/fd")
+            .join(open.as_raw_fd().to_string())
+            .join(SOCKET_NAME),
+    )
+}

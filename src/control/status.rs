@@ -1,0 +1,135 @@
+//! The status document: a stable contract with every program that reads `status --json`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What a mount is, which never changes while it lasts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountIdentity {
+    /// The version of the program that serves it.
+    pub version: String,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// `r2` or `local`.
+    pub backend: String,
+    /// `bucket`, `bucket/prefix` or `local`.
+    pub source: String,
+    /// The process that serves it.
+    pub pid: u32,
+}
+
+/// What changes from one look to the next.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Whether the store answered when it was last asked.
+    pub online: bool,
+    /// Whether nothing would be missing from the bucket if the machine went away now.
+    pub safe_to_shut_down: bool,
+    /// The cache.
+    pub cache: CacheStatus,
+    /// The upload queue.
+    pub uploads: UploadStatus,
+    /// How many conflict copies there are.
+    pub conflicts: u64,
+    /// What needs attention, one sentence each.
+    pub alerts: Vec<String>,
+    /// What the requests so far cost.
+    pub operations: OperationsStatus,
+}
+
+/// The whole document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusDocument {
+    /// What the mount is.
+    #[serde(flatten)]
+    pub identity: MountIdentity,
+    /// How it is doing.
+    #[serde(flatten)]
+    pub report: Report,
+}
+
+/// The cache.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CacheStatus {
+    /// The bytes that it holds.
+    pub bytes: u64,
+    /// The most that it may hold.
+    pub max_bytes: u64,
+    /// The object versions in it, whole and partial.
+    pub files: u64,
+    /// Opens that needed no bytes from the bucket.
+    pub hits: u64,
+    /// Opens that did.
+    pub misses: u64,
+    /// Hits by opens, from 0 to 1; null before the first open.
+    pub hit_rate: Option<f64>,
+}
+
+/// The upload queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadStatus {
+    /// Files that are not in the bucket yet, the unsealed ones included.
+    pub queued: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
+    /// Files on their way now.
+    pub active: u64,
+    /// Attempts that failed since the mount.
+    pub failed: u64,
+    /// Files that cannot be uploaded as things are: kept, and tried again only when asked to.
+    pub parked: u64,
+    /// How long the oldest file has waited; null if none does.
+    pub oldest_seconds: Option<u64>,
+    /// Files uploaded since the mount.
+    pub done: u64,
+}
+
+/// Requests since the mount, by R2's price classes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OperationsStatus {
+    /// Writes and lists.
+    pub class_a: u64,
+    /// Reads.
+    pub class_b: u64,
+    /// Deletes and what else costs nothing.
+    pub free: u64,
+    /// The price of a month at this rate, in US dollars.
+    pub usd_per_month: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_has_the_documented_fields() {
+        let identity = MountIdentity {
+            version: "1".into(),
+            mountpoint: "/mnt".into(),
+            backend: "r2".into(),
+            source: "b".into(),
+            pid: 1,
+        };
+        let document = StatusDocument {
+            identity,
+            report: Report::default(),
+        };
+        let json = serde_json::to_value(&document).unwrap();
+        let expected = serde_json::json!({
+            "version": "1", "mountpoint": "/mnt", "backend": "r2", "source": "b", "pid": 1,
+            "online": false, "safe_to_shut_down": false,
+            "cache": {"bytes": 0, "max_bytes": 0, "files": 0, "hits": 0, "misses": 0,
+                "hit_rate": null},
+            "uploads": {"queued": 0, "queued_bytes": 0, "active": 0, "failed": 0, "parked": 0,
+                "oldest_seconds": null, "done": 0},
+            "conflicts": 0, "alerts": [],
+            "operations": {"class_a": 0, "class_b": 0, "free": 0, "usd_per_month": 0.0},
+        });
+        assert_eq!(json, expected);
+        assert_eq!(
+            serde_json::from_value::<StatusDocument>(json).unwrap(),
+            document
+        );
+    }
+}

@@ -1,0 +1,50 @@
+//! The bucket of a mount: its store, and the first question to it.
+
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::error::MountError;
+use crate::config::{Config, R2Settings};
+use crate::store::explain::{check_reachable, explain};
+use crate::store::r2::{R2Store, R2Timeouts};
+use crate::store::{ObjectStore, StoreError};
+
+/// How long a mount waits for the bucket's first answer. Without one it mounts all the same, so
+/// this is about how long the user waits for a prompt.
+const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Returns the bucket's store, without retries.
+pub fn r2_store(settings: &R2Settings, config: &Config) -> R2Store {
+    let usual = R2Timeouts::default();
+    let timeouts = R2Timeouts {
+        answer: usual.answer.min(config.request_deadline),
+        idle: usual.idle.min(config.request_deadline),
+        ..usual
+    };
+    R2Store::new(settings, timeouts)
+}
+
+/// Asks the bucket once. What no waiting mends (key, secret, rights, bucket, clock) is an error; a
+/// bucket that cannot be reached is a warning, for then the mount works from what is here.
+pub fn check(
+    store: &dyn ObjectStore,
+    settings: &R2Settings,
+    runtime: &Handle,
+) -> Result<Option<String>, MountError> {
+    let asked = async { tokio::time::timeout(FIRST_ANSWER_LIMIT, check_reachable(store)).await };
+    let error = match runtime.block_on(asked) {
+        Ok(Ok(())) => return Ok(None),
+        Ok(Err(error)) => error,
+        Err(_) => StoreError::Unavailable {
+            message: "no answer in time".into(),
+            retry_after: None,
+        },
+    };
+    let text = explain(&error, &settings.bucket, &settings.endpoint);
+    match error {
+        StoreError::ClockSkew(_) => Err(MountError::Bucket(text)),
+        error if error.is_transient() => Ok(Some(format!("working without the bucket: {text}"))),
+        _ => Err(MountError::Bucket(text)),
+    }
+}

@@ -1,0 +1,264 @@
+//! Starting: from the settings to a mount that answers.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use fuser::{MountOption, Session, SessionACL};
+use tokio::runtime::Runtime;
+use tokio::sync::{Notify, oneshot};
+
+use super::error::MountError;
+use super::log::Log;
+use super::signals::Signals;
+use super::supervise::{MountPlace, Running};
+use super::{Assemble, Request, directories, mountinfo, mountpoint};
+use crate::config::{Access, Backend, Config, MountOptions};
+use crate::control::MountIdentity;
+use crate::control::registry::{Record, Registry};
+use crate::control::server::{self, Server};
+
+/// How many threads read requests from the kernel. None of them ever waits for the network, so
+/// this is about copying bytes only.
+const FUSE_THREADS: usize = 4;
+
+/// The threads of the runtime: requests to the bucket wait far more than they work.
+const RUNTIME_THREADS: usize = 4;
+
+/// Mounts, and returns what has to be kept.
+pub(super) fn start<F: fuser::Filesystem>(
+    request: &Request,
+    assemble: Assemble<F>,
+) -> Result<Running, MountError> {
+    let config = &request.config;
+    let mountpoint = mountpoint::prepare(&request.mountpoint)?;
+    if !Path::new("/dev/fuse").exists() {
+        return Err(MountError::NoFuse);
+    }
+    directories::make(config)?;
+    let lock = directories::lock(&config.staging_dir, &mountpoint)?;
+    let log = start_log(config, request.foreground)?;
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
+    let runtime = build_runtime()?;
+    // Signals and sockets register with the runtime they are made on.
+    let entered = runtime.enter();
+    let signals = Signals::new().map_err(MountError::start("cannot listen to signals"))?;
+    let parts = assemble(config, &request.options, runtime.handle())?;
+    for warning in &parts.warnings {
+        log::warn!("{warning}");
+    }
+    let shutdown = Arc::new(Notify::new());
+    let listener =
+        server::bind(&config.staging_dir).map_err(MountError::start("control socket"))?;
+    let identity = identity(config, &mountpoint);
+    let server = Server::new(identity, parts.service.clone(), shutdown.clone());
+    let control = runtime.spawn(server.serve(listener));
+    let options = session_options(&request.options, &request.source_name);
+    let session = Session::new(parts.filesystem, &mountpoint, &options)
+        .map_err(|error| refused(&mountpoint, &request.options, error))?;
+    parts.service.mounted(session.notifier());
+    let place = place(mountpoint)?;
+    let session_end = run_session(session)?;
+    let registration = register(config, &place);
+    log::info!(
+        "{} mounted on {}",
+        config.source(),
+        place.mountpoint.display()
+    );
+    drop(entered);
+    let warnings = parts
+        .warnings
+        .into_iter()
+        .chain(log.warning.clone())
+        .collect();
+    Ok(Running {
+        service: parts.service,
+        runtime: Some(runtime),
+        lock: Some(lock),
+        staging_dir: config.staging_dir.clone(),
+        foreground: request.foreground,
+        place,
+        log,
+        signals,
+        shutdown,
+        session_end,
+        control,
+        registration,
+        warnings,
+    })
+}
+
+fn start_log(config: &Config, foreground: bool) -> Result<Log, MountError> {
+    let file = config.log_file.as_deref();
+    Log::start(file, foreground).map_err(|source| match file {
+        Some(path) => MountError::Directory {
+            name: "LOG_FILE",
+            path: path.into(),
+            source,
+        },
+        None => MountError::start("cannot start the log")(source),
+    })
+}
+
+fn build_runtime() -> Result<Runtime, MountError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .thread_name("runtime")
+        .enable_all()
+        .build()
+        .map_err(MountError::start("cannot start the runtime"))
+}
+
+fn identity(config: &Config, mountpoint: &Path) -> MountIdentity {
+    MountIdentity {
+        version: env!("CARGO_PKG_VERSION").into(),
+        mountpoint: mountpoint.into(),
+        backend: match config.backend {
+            Backend::R2(_) => "r2".into(),
+            Backend::Local { .. } => "local".into(),
+        },
+        source: config.source(),
+        pid: std::process::id(),
+    }
+}
+
+/// Commands then find the mount by its settings or not at all, which is no reason not to mount.
+fn register(config: &Config, place: &MountPlace) -> Option<crate::control::registry::Registration> {
+    let record = Record {
+        pid: std::process::id(),
+        mountpoint: place.mountpoint.clone(),
+        staging_dir: config.staging_dir.clone(),
+    };
+    Registry::of_this_user()
+        .register(&record)
+        .inspect_err(|error| log::info!("commands find this mount by its settings only: {error}"))
+        .ok()
+}
+
+/// Finds the mount that was just made in the kernel's list, to know it again when it is gone.
+fn place(mountpoint: PathBuf) -> Result<MountPlace, MountError> {
+    let top = mountinfo::top_at(&mountpoint)
+        .map_err(MountError::start("cannot read the list of mounts"))?;
+    match top.filter(mountinfo::MountEntry::is_ours) {
+        Some(entry) => Ok(MountPlace {
+            mountpoint,
+            device: entry.device,
+        }),
+        None => Err(MountError::Refused {
+            mountpoint,
+            reason: "the mount has vanished again".into(),
+        }),
+    }
+}
+
+/// Answers the kernel on a thread until the mount is gone.
+fn run_session<F: fuser::Filesystem>(
+    session: Session<F>,
+) -> Result<oneshot::Receiver<io::Result<()>>, MountError> {
+    let (ended, session_end) = oneshot::channel();
+    thread::Builder::new()
+        .name("session".into())
+        .spawn(move || {
+            // Nobody listens when the process is ending at once.
+            let _ = ended.send(session.run());
+        })
+        .map_err(MountError::start("cannot start a thread"))?;
+    Ok(session_end)
+}
+
+fn session_options(options: &MountOptions, source_name: &str) -> fuser::Config {
+    // A comma would begin another option.
+    let mut list = vec![
+        MountOption::FSName(source_name.replace(',', "_")),
+        // Not MountOption::Subtype: fuser keeps that from the kernel when it mounts as root, and
+        // the mount would be of type `fuse`. As an option of the kernel's it works both ways.
+        MountOption::CUSTOM("subtype=voicebeatfs".into()),
+        if options.read_only {
+            MountOption::RO
+        } else {
+            MountOption::RW
+        },
+    ];
+    let flags = [
+        (options.default_permissions, MountOption::DefaultPermissions),
+        (options.suid, MountOption::Suid),
+        (options.dev, MountOption::Dev),
+        (options.noexec, MountOption::NoExec),
+        (options.noatime, MountOption::NoAtime),
+        (options.sync, MountOption::Sync),
+        (options.dirsync, MountOption::DirSync),
+    ];
+    list.extend(
+        flags
+            .into_iter()
+            .filter(|(wanted, _)| *wanted)
+            .map(|(_, option)| option),
+    );
+    let mut config = fuser::Config::default();
+    config.mount_options = list;
+    config.acl = match options.access {
+        Access::Owner => SessionACL::Owner,
+        Access::RootAndOwner => SessionACL::RootAndOwner,
+        Access::All => SessionACL::All,
+    };
+    config.n_threads = Some(FUSE_THREADS);
+    config.clone_fd = true;
+    config
+}
+
+/// Says what helps, where that is known.
+fn refused(mountpoint: &Path, options: &MountOptions, error: io::Error) -> MountError {
+    let is_root = rustix::process::geteuid().is_root();
+    let reason = match error.kind() {
+        io::ErrorKind::NotFound if !is_root => {
+            format!("{error}: fusermount3 is needed to mount as a user (package fuse3)")
+        }
+        io::ErrorKind::PermissionDenied if options.access != Access::Owner && !is_root => format!(
+            "{error}: allow_other and allow_root need a line \"user_allow_other\" in /etc/fuse.conf"
+        ),
+        io::ErrorKind::PermissionDenied => format!("{error}: no right to use /dev/fuse"),
+        _ => error.to_string().trim().to_string(),
+    };
+    MountError::Refused {
+        mountpoint: mountpoint.into(),
+        reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_reach_the_kernel() {
+        let options = MountOptions {
+            read_only: true,
+            noexec: true,
+            ..MountOptions::default()
+        };
+        let config = session_options(&options, "a,b");
+        assert!(
+            config
+                .mount_options
+                .contains(&MountOption::FSName("a_b".into()))
+        );
+        assert!(config.mount_options.contains(&MountOption::RO));
+        assert!(config.mount_options.contains(&MountOption::NoExec));
+        assert!(!config.mount_options.contains(&MountOption::Suid));
+        assert_eq!(config.acl, SessionACL::Owner);
+    }
+
+    #[test]
+    fn a_refusal_says_what_helps() {
+        let options = MountOptions {
+            access: Access::All,
+            ..MountOptions::default()
+        };
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let text = refused(Path::new("/mnt"), &options, denied).to_string();
+        assert!(text.starts_with("cannot mount on /mnt: "), "{text}");
+    }
+}
