@@ -1,16 +1,18 @@
 //! `voicebeatfs catalog`: the index of the local sample library.
 
-use std::path::Path;
-use std::process::ExitCode;
+use std::error::Error;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use super::{Failure, complain, say};
 use crate::catalog::{self, Catalog, CatalogError, Difference};
+use crate::config::{Config, Inputs};
 
 /// How many names of each kind a failed check prints.
 const NAMES_SHOWN: usize = 10;
 
-/// What the user typed after `catalog`.
+/// The arguments of `catalog`.
 #[derive(Debug, Args)]
 pub struct CatalogArgs {
     #[command(subcommand)]
@@ -19,76 +21,65 @@ pub struct CatalogArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write the catalog from what is in the sample library
+    /// Writes the catalog from what is in the sample library.
     Build {
-        /// Write nothing; fail if the catalog does not describe the library
+        /// Writes nothing; fails if the catalog does not describe the library.
         #[arg(long)]
         check: bool,
     },
 }
 
-/// Runs the command on the library in `samples_dir` and the catalog at `catalog_file`.
-pub fn run(args: &CatalogArgs, samples_dir: &Path, catalog_file: &Path) -> ExitCode {
-    let Command::Build { check } = args.command;
-    let done = if check {
-        compare(samples_dir, catalog_file)
-    } else {
-        build(samples_dir, catalog_file)
+/// Runs `voicebeatfs catalog`.
+pub fn run(args: &CatalogArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
+    let mut inputs = Inputs {
+        env_file,
+        ..Inputs::from_process()
     };
-    match done {
-        Ok(code) => code,
-        Err(error) => {
-            let cause = std::error::Error::source(&error);
-            eprintln!(
-                "error: {error}{}",
-                cause.map_or(String::new(), |c| format!(": {c}"))
-            );
-            match error {
-                CatalogError::NoSamples(..) => ExitCode::from(2),
-                CatalogError::Read(..) | CatalogError::Write(..) | CatalogError::TooMany(_) => {
-                    ExitCode::FAILURE
-                }
-            }
-        }
+    // Samples are never in the bucket: whoever catalogs them needs no account.
+    inputs
+        .environment
+        .insert("USE_R2_STORAGE".into(), "false".into());
+    let config = Config::load(&inputs)?;
+    run_on(args, &config.samples_dir, &config.catalog_file)
+}
+
+fn run_on(args: &CatalogArgs, samples_dir: &Path, catalog_file: &Path) -> Result<(), Failure> {
+    match args.command {
+        Command::Build { check: true } => check(samples_dir, catalog_file),
+        Command::Build { check: false } => build(samples_dir, catalog_file),
     }
 }
 
-fn build(samples_dir: &Path, catalog_file: &Path) -> Result<ExitCode, CatalogError> {
+fn build(samples_dir: &Path, catalog_file: &Path) -> Result<(), Failure> {
     let catalog = scan(samples_dir)?;
     catalog.write(catalog_file)?;
-    println!(
-        "{} samples in {}",
-        catalog.samples.len(),
-        catalog_file.display()
-    );
-    Ok(ExitCode::SUCCESS)
+    let count = catalog.samples.len();
+    say(&format!("{count} samples in {}", catalog_file.display()))
 }
 
-fn compare(samples_dir: &Path, catalog_file: &Path) -> Result<ExitCode, CatalogError> {
+fn check(samples_dir: &Path, catalog_file: &Path) -> Result<(), Failure> {
     let actual = scan(samples_dir)?;
+    let shown = catalog_file.display();
+    let build_it = "build it with: voicebeatfs catalog build";
     let Some(stored) = Catalog::read(catalog_file)? else {
-        println!("{} is not there or not a catalog", catalog_file.display());
-        return Ok(ExitCode::FAILURE);
+        let text = format!("{shown} is missing, or not a catalog\n{build_it}");
+        return Err(Failure::Failed(text));
     };
     let difference = stored.difference(&actual);
     if difference.is_empty() {
-        println!(
-            "{} is up to date: {} samples",
-            catalog_file.display(),
-            actual.samples.len()
-        );
-        return Ok(ExitCode::SUCCESS);
+        let count = actual.samples.len();
+        return say(&format!("{shown} is up to date: {count} samples"));
     }
-    println!("{} is out of date:", catalog_file.display());
-    print!("{}", describe(&difference));
-    println!("run: voicebeatfs catalog build");
-    Ok(ExitCode::FAILURE)
+    let text = describe(&difference);
+    Err(Failure::Failed(format!(
+        "{shown} is out of date\n{text}{build_it}"
+    )))
 }
 
-fn scan(samples_dir: &Path) -> Result<Catalog, CatalogError> {
+fn scan(samples_dir: &Path) -> Result<Catalog, Failure> {
     let built = catalog::build(samples_dir)?;
     for warning in &built.warnings {
-        eprintln!("warning: {warning}");
+        complain(&format!("warning: {warning}"));
     }
     Ok(built.catalog)
 }
@@ -111,36 +102,43 @@ fn describe(difference: &Difference) -> String {
     text
 }
 
+impl From<CatalogError> for Failure {
+    fn from(error: CatalogError) -> Self {
+        let text = match error.source() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
+        match error {
+            CatalogError::NoSamples(..) => Failure::Usage(text),
+            CatalogError::Read(..) | CatalogError::Write(..) | CatalogError::TooMany(_) => {
+                Failure::Failed(text)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Opts {
-        #[command(flatten)]
-        catalog: CatalogArgs,
-    }
-
-    fn run_with(words: &[&str], samples: &Path, file: &Path) -> ExitCode {
-        run(&Opts::parse_from(words).catalog, samples, file)
-    }
 
     #[test]
     fn checks_what_it_built() {
         let folder = tempfile::tempdir().unwrap();
         let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples");
         let file = folder.path().join("samples.json");
-        let [build, check] = [
-            &["catalog", "build"][..],
-            &["catalog", "build", "--check"][..],
-        ];
-        assert_eq!(run_with(check, &samples, &file), ExitCode::FAILURE);
-        assert_eq!(run_with(build, &samples, &file), ExitCode::SUCCESS);
-        assert_eq!(run_with(check, &samples, &file), ExitCode::SUCCESS);
-        assert_eq!(run_with(check, folder.path(), &file), ExitCode::FAILURE);
-        let nowhere = folder.path().join("nowhere");
-        assert_eq!(run_with(build, &nowhere, &file), ExitCode::from(2));
+        let [build, check] = [false, true].map(|check| CatalogArgs {
+            command: Command::Build { check },
+        });
+        let failed = |result| matches!(result, Err(Failure::Failed(_)));
+        assert!(failed(run_on(&check, &samples, &file)), "no catalog yet");
+        assert_eq!(run_on(&build, &samples, &file), Ok(()));
+        assert_eq!(run_on(&check, &samples, &file), Ok(()));
+        assert!(
+            failed(run_on(&check, folder.path(), &file)),
+            "another library"
+        );
+        let nowhere = run_on(&build, &folder.path().join("nowhere"), &file);
+        assert!(matches!(nowhere, Err(Failure::Usage(_))), "{nowhere:?}");
     }
 
     #[test]

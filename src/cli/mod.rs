@@ -3,6 +3,7 @@
 //! A command returns what it has to say or a [`Failure`]; this module prints it and chooses the
 //! exit code: 0 done, 1 failed, 2 wrong use or settings.
 
+pub mod catalog;
 mod find;
 pub mod mount;
 pub mod status;
@@ -47,6 +48,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Checks the settings, and that the bucket can be reached with them.
     Validate,
+    /// Indexes the local sample library.
+    Catalog(catalog::CatalogArgs),
 }
 
 /// Why a command did not do what it was asked to.
@@ -92,6 +95,7 @@ fn run_command(opts: Opts) -> Result<(), Failure> {
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args, opts.env_file),
         Command::Validate => validate::run(opts.env_file),
+        Command::Catalog(args) => catalog::run(&args, opts.env_file),
     }
 }
 
