@@ -1,1 +1,768 @@
-//! fuse
+//! The kernel's requests: decoded, put into a lane, answered. No decision is made here.
+//!
+//! Inline lane: answered on the FUSE thread from memory or local disk. Remote lane: what has to
+//! wait for the bucket goes on as a task on the runtime, which owns the reply; every such wait
+//! ends at a deadline of its own. [`Fuse::answer`] is the one place where the lane is chosen.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, Notifier, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle as Runtime;
+
+use crate::error::{FsError, FsResult};
+use crate::fs::attr::{Attr, Caller, DirEntry, Fh, Ino, Kind, SetAttr};
+use crate::fs::passthrough::{Backing, IoChoice, Registrar};
+use crate::fs::{Fs, Kernel, OpenFlags, Opened};
+
+/// The largest write that the kernel is asked to send, in bytes: large enough that the round trip
+/// does not count, and FUSE's own limit for reads on common kernels.
+const MAX_WRITE_BYTES: u32 = 1 << 20;
+/// How many requests the kernel may have under way in the background (read-ahead, asynchronous
+/// I/O): enough for a session of many tracks.
+const MAX_BACKGROUND: u16 = 128;
+/// The longest name, in bytes.
+const NAME_MAX: u32 = 255;
+
+/// The adapter between the kernel and [`Fs`].
+pub struct Fuse {
+    fs: Arc<Fs>,
+    runtime: Runtime,
+    passthrough: Arc<std::sync::atomic::AtomicBool>,
+}
+
+thread_local! {
+    /// One buffer a FUSE thread: reads that are answered inline allocate nothing.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Fuse {
+    /// Returns the adapter. `passthrough` says whether the kernel is asked for it; afterwards it
+    /// says whether the kernel has it.
+    pub fn new(
+        fs: Arc<Fs>,
+        runtime: Runtime,
+        passthrough: Arc<std::sync::atomic::AtomicBool>,
+    ) -> Fuse {
+        Fuse {
+            fs,
+            runtime,
+            passthrough,
+        }
+    }
+
+    /// Answers from `future`: at once if it need not wait, else from a task.
+    fn answer<T, F, R>(&self, op: &'static str, ino: u64, future: F, reply: R)
+    where
+        T: Send + 'static,
+        F: Future<Output = FsResult<T>> + Send + 'static,
+        R: FnOnce(Result<T, Errno>) + Send + 'static,
+    {
+        let _runtime = self.runtime.enter();
+        let mut future = Box::pin(future);
+        match future
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
+            Poll::Ready(result) => reply(result.map_err(|error| errno(op, ino, &error))),
+            Poll::Pending => {
+                self.runtime.spawn(async move {
+                    reply(future.await.map_err(|error| errno(op, ino, &error)));
+                });
+            }
+        }
+    }
+
+    fn entry(&self, reply: ReplyEntry) -> impl FnOnce(Result<Attr, Errno>) + use<> {
+        let fs = self.fs.clone();
+        move |result| match result {
+            Ok(attr) => reply.entry(&fs.ttl(attr.ino), &file_attr(&attr), Generation(0)),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn attr(&self, reply: ReplyAttr) -> impl FnOnce(Result<Attr, Errno>) + use<> {
+        let fs = self.fs.clone();
+        move |result| match result {
+            Ok(attr) => reply.attr(&fs.ttl(attr.ino), &file_attr(&attr)),
+            Err(error) => reply.error(error),
+        }
+    }
+}
+
+fn empty(reply: ReplyEmpty) -> impl FnOnce(Result<(), Errno>) {
+    move |result| match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(error),
+    }
+}
+
+/// Logs what is no fault of the caller's, once, and returns the number.
+fn errno(op: &str, ino: u64, error: &FsError) -> Errno {
+    if error.is_ordinary() {
+        log::debug!("{op} #{ino}: {error}");
+    } else {
+        log::warn!("{op} #{ino}: {error}");
+    }
+    Errno::from_i32(error.errno())
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Folder => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino.0),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: attr.atime,
+        mtime: attr.mtime,
+        ctime: attr.ctime,
+        crtime: attr.ctime,
+        kind: file_type(attr.kind),
+        perm: (attr.mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+    }
+}
+
+fn time(time: TimeOrNow) -> SystemTime {
+    match time {
+        TimeOrNow::SpecificTime(time) => time,
+        TimeOrNow::Now => SystemTime::now(),
+    }
+}
+
+impl Filesystem for Fuse {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        use std::sync::atomic::Ordering;
+        for wanted in [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            // Pages stay until we say so: our own writes move the modification time all the time.
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+        ] {
+            // What an older kernel lacks it does without.
+            let _ = config.add_capabilities(wanted);
+        }
+        let _ = config.set_max_write(MAX_WRITE_BYTES);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        let wanted = self.passthrough.load(Ordering::Relaxed);
+        let granted = wanted
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok();
+        self.passthrough.store(granted, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        // Inline from known names; remote for the first look at a name.
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let reply = self.entry(reply);
+        let future = async move { fs.lookup(Ino(parent.0), &name).await };
+        self.answer("lookup", parent.0, future, reply);
+    }
+
+    fn forget(&self, _: &Request, ino: INodeNo, count: u64) {
+        self.fs.forget(Ino(ino.0), count);
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        // Inline.
+        let result = self.fs.getattr(Ino(ino.0), fh.map(|fh| Fh(fh.0)));
+        self.attr(reply)(result.map_err(|error| errno("getattr", ino.0, &error)));
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        // Inline; remote when a length is set of a file whose bytes are not all here.
+        let fs = self.fs.clone();
+        let change = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(time),
+            mtime: mtime.map(time),
+        };
+        let reply = self.attr(reply);
+        let future = async move { fs.setattr(Ino(ino.0), fh.map(|fh| Fh(fh.0)), &change).await };
+        self.answer("setattr", ino.0, future, reply);
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        // Inline: links are local.
+        match self.fs.readlink(Ino(ino.0)) {
+            Ok(target) => reply.data(std::os::unix::ffi::OsStrExt::as_bytes(&*target)),
+            Err(error) => reply.error(errno("readlink", ino.0, &error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        // Inline; remote for the first look at the folder.
+        let (fs, name, caller) = (self.fs.clone(), name.to_owned(), caller(request));
+        let reply = self.entry(reply);
+        let mode = mode & !(umask & 0o777);
+        let future = async move { fs.mknod(Ino(parent.0), &name, mode, rdev, caller).await };
+        self.answer("mknod", parent.0, future, reply);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        // Inline: names and journal.
+        let (fs, name, caller) = (self.fs.clone(), name.to_owned(), caller(request));
+        let reply = self.entry(reply);
+        let mode = mode & !(umask & 0o777);
+        let future = async move { fs.mkdir(Ino(parent.0), &name, mode, caller).await };
+        self.answer("mkdir", parent.0, future, reply);
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        // Inline: names and journal.
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let future = async move { fs.unlink(Ino(parent.0), &name).await };
+        self.answer("unlink", parent.0, future, empty(reply));
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        // Inline when the folder's listing is fresh; else remote: only a listing proves it empty.
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let future = async move { fs.rmdir(Ino(parent.0), &name).await };
+        self.answer("rmdir", parent.0, future, empty(reply));
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        // Inline: local trees only.
+        let result = self
+            .fs
+            .symlink(Ino(parent.0), name, target.as_os_str(), caller(request));
+        let result = result.map_err(|error| errno("symlink", parent.0, &error));
+        self.entry(reply)(result);
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        // Inline for files; remote for folders whose content is not known.
+        let (fs, name, new_name) = (self.fs.clone(), name.to_owned(), new_name.to_owned());
+        let future = async move {
+            let to = (Ino(new_parent.0), &*new_name);
+            fs.rename((Ino(parent.0), &name), to, flags.bits()).await
+        };
+        self.answer("rename", parent.0, future, empty(reply));
+    }
+
+    fn link(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        // Inline: local trees only.
+        let result = self.fs.link(Ino(ino.0), Ino(new_parent.0), new_name);
+        self.entry(reply)(result.map_err(|error| errno("link", ino.0, &error)));
+    }
+
+    fn open(&self, _: &Request, ino: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
+        // Inline; remote once in a while to check the version, and to truncate.
+        let fs = self.fs.clone();
+        let flags = OpenFlags { raw: flags.0 };
+        let future = async move { fs.open(Ino(ino.0), flags).await };
+        self.answer("open", ino.0, future, move |result| match result {
+            Ok(opened) => reply_opened(reply, opened),
+            Err(error) => reply.error(error),
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        // Inline: a staged file and its journal record.
+        let (fs, name, caller) = (self.fs.clone(), name.to_owned(), caller(request));
+        let ttl = self.fs.clone();
+        let (mode, flags) = (mode & !(umask & 0o777), OpenFlags { raw: flags });
+        let future = async move { fs.create(Ino(parent.0), &name, mode, flags, caller).await };
+        self.answer("create", parent.0, future, move |result| match result {
+            Ok(created) => {
+                let ttl = ttl.ttl(created.attr.ino);
+                reply_created(reply, &ttl, &created.attr, created.opened);
+            }
+            Err(error) => reply.error(error),
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: fuser::OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        // Inline from staged or cached bytes; remote for missing ones.
+        let (fh, size) = (Fh(fh.0), size as usize);
+        BUFFER.with_borrow_mut(|buffer| {
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            match self.fs.try_read(fh, offset, &mut buffer[..size]) {
+                Some(Ok(read)) => reply.data(&buffer[..read]),
+                Some(Err(error)) => reply.error(errno("read", ino.0, &error)),
+                None => {
+                    let fs = self.fs.clone();
+                    let future = async move { fs.read(fh, offset, size).await };
+                    self.answer("read", ino.0, future, move |result| match result {
+                        Ok(bytes) => reply.data(&bytes),
+                        Err(error) => reply.error(error),
+                    });
+                }
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: fuser::OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // Inline; remote for the first write to a file whose bytes are not all here.
+        let fh = Fh(fh.0);
+        match self.fs.try_write(fh, offset, data) {
+            Some(Ok(written)) => reply.written(written as u32),
+            Some(Err(error)) => reply.error(errno("write", ino.0, &error)),
+            None => {
+                let (fs, data) = (self.fs.clone(), data.to_vec());
+                let future = async move { fs.write_when_here(fh, offset, &data).await };
+                self.answer("write", ino.0, future, move |result| match result {
+                    Ok(written) => reply.written(written as u32),
+                    Err(error) => reply.error(error),
+                });
+            }
+        }
+    }
+
+    fn flush(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // Inline: every write is in its file and in the journal already.
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: fuser::OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        // Inline: the last writer's close is one journal commit.
+        let _runtime = self.runtime.enter();
+        self.fs.release(Fh(fh.0));
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        // Inline: the local disk only.
+        let result = self.fs.fsync(Fh(fh.0), datasync);
+        empty(reply)(result.map_err(|error| errno("fsync", ino.0, &error)));
+    }
+
+    fn opendir(&self, _: &Request, ino: INodeNo, _flags: fuser::OpenFlags, reply: ReplyOpen) {
+        // Inline when the names are known; remote for the first listing.
+        let fs = self.fs.clone();
+        let future = async move { fs.opendir(Ino(ino.0)).await };
+        self.answer("opendir", ino.0, future, move |result| match result {
+            Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
+            Err(error) => reply.error(error),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        // Inline; remote when it is read anew from the start.
+        let fs = self.fs.clone();
+        let future = async move { fs.readdir(Ino(ino.0), Fh(fh.0), offset).await };
+        self.answer("readdir", ino.0, future, move |result| match result {
+            Ok(names) => {
+                for (next, entry) in entries_from(&names, offset) {
+                    let ino = INodeNo(entry.ino.0);
+                    if reply.add(ino, next, file_type(entry.kind), &entry.name) {
+                        break;
+                    }
+                }
+                reply.ok();
+            }
+            Err(error) => reply.error(error),
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        // Inline; remote when it is read anew from the start.
+        let (fs, names) = (self.fs.clone(), self.fs.clone());
+        let future = async move { names.readdir(Ino(ino.0), Fh(fh.0), offset).await };
+        self.answer("readdirplus", ino.0, future, move |result| match result {
+            Ok(names) => reply_names_with_attributes(&fs, Ino(ino.0), &names, offset, reply),
+            Err(error) => reply.error(error),
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: fuser::OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.releasedir(Fh(fh.0));
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        // Inline: the local disk only.
+        let result = self.fs.fsyncdir(Ino(ino.0));
+        empty(reply)(result.map_err(|error| errno("fsyncdir", ino.0, &error)));
+    }
+
+    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        // Inline.
+        match self.fs.statfs(Ino(ino.0)) {
+            Ok(space) => reply.statfs(
+                space.blocks,
+                space.blocks_free,
+                space.blocks_available,
+                space.files,
+                space.files_free,
+                space.block_bytes,
+                NAME_MAX,
+                space.block_bytes,
+            ),
+            Err(error) => reply.error(errno("statfs", ino.0, &error)),
+        }
+    }
+
+    fn access(&self, _: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // The kernel checks permissions itself (`default_permissions`).
+        reply.ok();
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        // Inline; remote for a file whose bytes are not all here.
+        let fs = self.fs.clone();
+        let future = async move { fs.fallocate(Fh(fh.0), offset, length, mode).await };
+        self.answer("fallocate", ino.0, future, empty(reply));
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        // Inline: only SEEK_DATA and SEEK_HOLE come here.
+        match self.fs.lseek(Fh(fh.0), offset, whence) {
+            Ok(offset) => reply.offset(offset),
+            Err(error) => reply.error(errno("lseek", ino.0, &error)),
+        }
+    }
+}
+
+fn entries_from(names: &[DirEntry], offset: u64) -> impl Iterator<Item = (u64, &DirEntry)> {
+    let from = usize::try_from(offset)
+        .unwrap_or(usize::MAX)
+        .min(names.len());
+    names[from..]
+        .iter()
+        .enumerate()
+        .map(move |(n, entry)| ((from + n + 1) as u64, entry))
+}
+
+fn reply_names_with_attributes(
+    fs: &Fs,
+    parent: Ino,
+    names: &[DirEntry],
+    offset: u64,
+    mut reply: ReplyDirectoryPlus,
+) {
+    for (next, entry) in entries_from(names, offset) {
+        // The kernel takes no lookup for the two dots.
+        let dot = entry.name == "." || entry.name == "..";
+        let attr = match dot {
+            true => fs.getattr(entry.ino, None).ok(),
+            false => fs.entry_attr(parent, entry),
+        };
+        let Some(attr) = attr else { continue };
+        let (ino, ttl) = (INodeNo(attr.ino.0), fs.ttl(attr.ino));
+        if reply.add(
+            ino,
+            next,
+            &entry.name,
+            &ttl,
+            &file_attr(&attr),
+            Generation(0),
+        ) {
+            if !dot {
+                fs.forget(attr.ino, 1);
+            }
+            break;
+        }
+    }
+    reply.ok();
+}
+
+fn cached_flags(keep_pages: bool) -> FopenFlags {
+    if keep_pages {
+        FopenFlags::FOPEN_KEEP_CACHE
+    } else {
+        FopenFlags::empty()
+    }
+}
+
+fn reply_opened(reply: ReplyOpen, opened: Opened) {
+    let fh = FileHandle(opened.fh.0);
+    let (backing, flags) = match opened.io {
+        IoChoice::Cached { keep_pages } => return reply.opened(fh, cached_flags(keep_pages)),
+        IoChoice::Passthrough(backing) => (backing, FopenFlags::empty()),
+        IoChoice::PassthroughDirect(backing) => (backing, FopenFlags::FOPEN_DIRECT_IO),
+    };
+    // SAFETY: the id is open and of this session, and stays open while `backing` lives, which the
+    // inode's gate keeps as long as a handle is open.
+    let id = unsafe { reply.wrap_backing(backing.id()) };
+    reply.opened_passthrough(fh, flags, &id);
+    // The id is the gate's to close.
+    let _ = id.into_raw();
+}
+
+fn reply_created(reply: ReplyCreate, ttl: &std::time::Duration, attr: &Attr, opened: Opened) {
+    let (fh, attr) = (FileHandle(opened.fh.0), file_attr(attr));
+    let (backing, flags) = match opened.io {
+        IoChoice::Cached { keep_pages } => {
+            return reply.created(ttl, &attr, Generation(0), fh, cached_flags(keep_pages));
+        }
+        IoChoice::Passthrough(backing) => (backing, FopenFlags::empty()),
+        IoChoice::PassthroughDirect(backing) => (backing, FopenFlags::FOPEN_DIRECT_IO),
+    };
+    // SAFETY: as in `reply_opened`.
+    let id = unsafe { reply.wrap_backing(backing.id()) };
+    reply.created_passthrough(ttl, &attr, Generation(0), fh, flags, &id);
+    let _ = id.into_raw();
+}
+
+/// Registers backing files over the session's own device.
+pub struct DeviceRegistrar {
+    device: Arc<OwnedFd>,
+    /// Said once: why passthrough is not to be had.
+    refused: std::sync::Once,
+}
+
+impl DeviceRegistrar {
+    /// Returns a registrar for the session that `device` belongs to.
+    pub fn new(device: impl AsFd) -> io::Result<DeviceRegistrar> {
+        let device = Arc::new(device.as_fd().try_clone_to_owned()?);
+        Ok(DeviceRegistrar {
+            device,
+            refused: std::sync::Once::new(),
+        })
+    }
+}
+
+impl Registrar for DeviceRegistrar {
+    fn register(&self, file: &File) -> io::Result<Arc<dyn Backing>> {
+        match fuser::BackingId::create_raw(&*self.device, file) {
+            Ok(id) => Ok(Arc::new(DeviceBacking {
+                device: self.device.clone(),
+                id,
+            })),
+            Err(error) => {
+                self.refused.call_once(|| {
+                    log::info!("no kernel passthrough, files are read through us: {error}");
+                });
+                Err(error)
+            }
+        }
+    }
+}
+
+struct DeviceBacking {
+    device: Arc<OwnedFd>,
+    id: u32,
+}
+
+impl Backing for DeviceBacking {
+    fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl Drop for DeviceBacking {
+    fn drop(&mut self) {
+        // `FUSE_DEV_IOC_BACKING_CLOSE` of linux/fuse.h: _IOW(229, 2, uint32_t).
+        const BACKING_CLOSE: libc::c_ulong = (1 << 30) | (4 << 16) | (229 << 8) | 2;
+        // SAFETY: the device is open, and the request reads one u32 that outlives the call.
+        let closed = unsafe {
+            libc::ioctl(
+                self.device.as_raw_fd(),
+                BACKING_CLOSE as _,
+                &self.id as *const u32,
+            )
+        };
+        if closed != 0 {
+            log::debug!("backing id {} was gone already", self.id);
+        }
+    }
+}
+
+impl Kernel for Notifier {
+    fn forget_entry(&self, parent: Ino, name: &OsStr) {
+        if let Err(error) = self.inval_entry(INodeNo(parent.0), name) {
+            log::debug!("the kernel does not know {name:?} in {parent:?}: {error}");
+        }
+    }
+
+    fn forget_attributes(&self, ino: Ino) {
+        // A negative offset spares the pages.
+        if let Err(error) = self.inval_inode(INodeNo(ino.0), -1, 0) {
+            log::debug!("the kernel does not know {ino:?}: {error}");
+        }
+    }
+}

@@ -1,1 +1,92 @@
-//! metrics
+//! What is counted, in one place.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// R2's price of a million Class A operations (Standard storage), in dollars (R2: pricing).
+const USD_PER_MILLION_CLASS_A: f64 = 4.50;
+/// R2's price of a million Class B operations, in dollars (R2: pricing).
+const USD_PER_MILLION_CLASS_B: f64 = 0.36;
+
+/// Requests sent to the bucket, by what R2 charges for them.
+#[derive(Debug, Default)]
+pub struct Operations {
+    class_a: AtomicU64,
+    class_b: AtomicU64,
+    free: AtomicU64,
+}
+
+/// R2's price classes (R2: pricing).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PriceClass {
+    /// Writes and listings.
+    A,
+    /// Reads.
+    B,
+    /// Deletes and aborts.
+    Free,
+}
+
+/// A reading of [`Operations`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OperationCounts {
+    /// Class A since the start.
+    pub class_a: u64,
+    /// Class B since the start.
+    pub class_b: u64,
+    /// Free ones since the start.
+    pub free: u64,
+}
+
+impl Operations {
+    /// Counts one request.
+    pub fn count(&self, class: PriceClass) {
+        let counter = match class {
+            PriceClass::A => &self.class_a,
+            PriceClass::B => &self.class_b,
+            PriceClass::Free => &self.free,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the counts.
+    pub fn counts(&self) -> OperationCounts {
+        OperationCounts {
+            class_a: self.class_a.load(Ordering::Relaxed),
+            class_b: self.class_b.load(Ordering::Relaxed),
+            free: self.free.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl OperationCounts {
+    /// Returns what a month would cost in dollars if it went on as in the last `seconds`, free
+    /// allowances not counted.
+    pub fn usd_per_month(&self, seconds: f64) -> f64 {
+        const MONTH_SECONDS: f64 = 30.0 * 24.0 * 3600.0;
+        if seconds <= 0.0 {
+            return 0.0;
+        }
+        let usd = self.class_a as f64 * USD_PER_MILLION_CLASS_A
+            + self.class_b as f64 * USD_PER_MILLION_CLASS_B;
+        usd / 1e6 * MONTH_SECONDS / seconds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_are_those_of_the_price_list() {
+        let operations = Operations::default();
+        for _ in 0..1000 {
+            operations.count(PriceClass::A);
+            operations.count(PriceClass::B);
+            operations.count(PriceClass::Free);
+        }
+        // A thousand of each an hour.
+        let usd = operations.counts().usd_per_month(3600.0);
+        assert!((usd - 720.0 * 4.86e-3).abs() < 1e-9, "{usd}");
+        assert_eq!(OperationCounts::default().usd_per_month(0.0), 0.0);
+    }
+}

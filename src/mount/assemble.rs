@@ -1,91 +1,331 @@
 //! From settings to the running parts. The only place that knows all of them.
 
-use std::time::{Duration, SystemTime};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use fuser::{FileAttr, FileHandle, FileType, Filesystem, INodeNo, Request};
 use tokio::runtime::Handle;
 
-use super::{MountError, Parts, Service};
-use crate::config::{Config, MountOptions};
-use crate::control::{Report, StatusSource};
+use super::{MountError, Parts, Service, check_bucket, r2_store};
+use crate::cache::{Cache, CacheOptions};
+use crate::clock::{SharedClock, SystemClock};
+use crate::config::{Backend, Config, MountOptions};
+use crate::control::{CacheStatus, OperationsStatus, Report, StatusSource, UploadStatus};
+use crate::fs::{Fs, FsOptions, FsParts};
+use crate::fuse::{DeviceRegistrar, Fuse};
+use crate::metrics::Operations;
+use crate::staging::{Confirmed, Identity, JournalResult, Record, Sealed, Staging};
+use crate::store::counted::CountedStore;
+use crate::store::fallback::{FallbackStore, HiddenKeys};
+use crate::store::local::LocalStore;
+use crate::store::retry::{RetryPolicy, RetryStore, SystemSleeper};
+use crate::store::{ETag, ObjectInfo, ObjectStore};
+use crate::uploader::{Confirm, UploadOptions, Uploader};
+
+/// How long a read is tried again when a local copy stands behind the bucket: within the look-up's
+/// deadline, so that the copy still counts.
+const READ_RETRIES_BEFORE_FALLBACK: Duration = Duration::from_secs(1);
+
+/// Number of waiting uploads that raises an alert (VoiceBeat's documentation, "Alerts").
+const ALERT_QUEUE: u64 = 100;
+/// Share of misses that raises an alert, from this many opens on, for a few say nothing.
+const ALERT_MISS_RATE: (f64, u64) = (0.5, 20);
 
 /// Makes the parts of a mount.
 pub(super) fn assemble(
-    _config: &Config,
-    _options: &MountOptions,
-    _runtime: &Handle,
-) -> Result<Parts<impl Filesystem + use<>>, MountError> {
+    config: &Config,
+    options: &MountOptions,
+    runtime: &Handle,
+) -> Result<Parts<Fuse>, MountError> {
+    let clock: SharedClock = Arc::new(SystemClock);
+    let operations = Arc::new(Operations::default());
+    let (store, hidden, warnings) = make_store(config, &operations, &clock, runtime)?;
+    let (staging, replay) = Staging::open(&config.staging_dir, &identity(config), clock.clone())
+        .map_err(MountError::start("STAGING_DIR cannot be used"))?;
+    let cache = make_cache(config, store.clone(), clock.clone(), runtime)?;
+    let ownership = options.ownership;
+    let fs_options = FsOptions {
+        collections: config.collections.clone(),
+        samples_dir: config.samples_dir.clone(),
+        list_ttl: config.list_ttl,
+        request_deadline: config.request_deadline,
+        uid: ownership.uid.unwrap_or(rustix::process::geteuid().as_raw()),
+        gid: ownership.gid.unwrap_or(rustix::process::getegid().as_raw()),
+        umask: ownership.umask.unwrap_or(0o022),
+    };
+    let parts = FsParts {
+        store: store.clone(),
+        cache: cache.clone(),
+        staging: staging.clone(),
+        hidden,
+        clock: clock.clone(),
+        runtime: runtime.clone(),
+    };
+    let fs = Fs::new(fs_options, parts, replay);
+    let upload_options = UploadOptions {
+        write_back: config.write_back,
+        concurrency: config.upload_concurrency,
+        ..UploadOptions::default()
+    };
+    let confirm = Arc::new(Confirmations(fs.clone()));
+    let uploader = Uploader::start(
+        upload_options,
+        staging.clone(),
+        store,
+        confirm,
+        clock,
+        runtime,
+    );
+    let passthrough = Arc::new(AtomicBool::new(config.passthrough));
+    let service = Running {
+        fs: fs.clone(),
+        cache,
+        staging,
+        uploader,
+        operations,
+        passthrough: passthrough.clone(),
+        alert_cache_bytes: config.alert_cache_bytes,
+        started: Instant::now(),
+    };
+    let filesystem = Fuse::new(fs, runtime.clone(), passthrough);
     Ok(Parts {
-        filesystem: EmptyTree,
-        service: std::sync::Arc::new(NoService),
-        warnings: Vec::new(),
+        filesystem,
+        service: Arc::new(service),
+        warnings,
     })
 }
 
-/// A tree with nothing in it, until the file system takes its place.
-struct EmptyTree;
+type MadeStore = (Arc<dyn ObjectStore>, Option<Arc<HiddenKeys>>, Vec<String>);
 
-const TTL: Duration = Duration::from_secs(1);
-
-impl Filesystem for EmptyTree {
-    fn lookup(
-        &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &std::ffi::OsStr,
-        reply: fuser::ReplyEntry,
-    ) {
-        reply.error(fuser::Errno::ENOENT);
+/// Retries and fallback wrap the bucket; what is sent is counted below the retries.
+fn make_store(
+    config: &Config,
+    operations: &Arc<Operations>,
+    clock: &SharedClock,
+    runtime: &Handle,
+) -> Result<MadeStore, MountError> {
+    let local = |dir: &std::path::Path| {
+        LocalStore::open(dir).map_err(MountError::start("OUTPUT_DIR cannot be used"))
+    };
+    let settings = match &config.backend {
+        Backend::R2(settings) => settings,
+        Backend::Local { output_dir } => {
+            let store = CountedStore::new(local(output_dir)?, operations.clone());
+            return Ok((Arc::new(store), None, Vec::new()));
+        }
+    };
+    let bucket = r2_store(settings, config);
+    let warning = check_bucket(&bucket, settings, runtime)?;
+    let mut policy = RetryPolicy::default();
+    if config.fallback_dir.is_some() {
+        policy.reads = READ_RETRIES_BEFORE_FALLBACK;
     }
+    let counted = Arc::new(CountedStore::new(bucket, operations.clone()));
+    let retried = RetryStore::new(counted, policy, clock.clone(), Arc::new(SystemSleeper));
+    let retried: Arc<dyn ObjectStore> = Arc::new(retried);
+    let warnings = warning.into_iter().collect();
+    let Some(dir) = &config.fallback_dir else {
+        return Ok((retried, None, warnings));
+    };
+    let hidden = HiddenKeys::open(&config.staging_dir).map_err(MountError::start(
+        "the list of hidden local copies cannot be read",
+    ))?;
+    let hidden = Arc::new(hidden);
+    let store = FallbackStore::new(retried, local(dir)?, hidden.clone());
+    Ok((Arc::new(store), Some(hidden), warnings))
+}
 
-    fn getattr(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _handle: Option<FileHandle>,
-        reply: fuser::ReplyAttr,
-    ) {
-        let attributes = FileAttr {
-            ino,
-            size: 0,
-            blocks: 0,
-            atime: SystemTime::UNIX_EPOCH,
-            mtime: SystemTime::UNIX_EPOCH,
-            ctime: SystemTime::UNIX_EPOCH,
-            crtime: SystemTime::UNIX_EPOCH,
-            kind: FileType::Directory,
-            perm: 0o755,
-            nlink: 2,
-            uid: request.uid(),
-            gid: request.gid(),
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        };
-        reply.attr(&TTL, &attributes);
+fn make_cache(
+    config: &Config,
+    store: Arc<dyn ObjectStore>,
+    clock: SharedClock,
+    runtime: &Handle,
+) -> Result<Arc<Cache>, MountError> {
+    let options = CacheOptions {
+        dir: config.cache_dir.clone(),
+        ttl: config.cache_ttl,
+        max_bytes: config.cache_max_bytes,
+        min_free_bytes: config.cache_min_free_bytes,
+        request_deadline: config.request_deadline,
+    };
+    Cache::open(options, store, clock, runtime.clone())
+        .map_err(MountError::start("CACHE_DIR cannot be used"))
+}
+
+fn identity(config: &Config) -> Identity {
+    match &config.backend {
+        Backend::R2(r2) => Identity {
+            backend: "r2".into(),
+            endpoint: r2.endpoint.clone(),
+            bucket: r2.bucket.clone(),
+            prefix: r2.prefix.clone(),
+        },
+        Backend::Local { output_dir } => Identity {
+            backend: "local".into(),
+            endpoint: output_dir.display().to_string(),
+            bucket: String::new(),
+            prefix: String::new(),
+        },
     }
 }
 
-#[derive(Debug)]
-struct NoService;
+/// What the uploader tells goes to the file system, which knows nothing of the uploader.
+struct Confirmations(Arc<Fs>);
+
+impl Confirm for Confirmations {
+    fn confirm(
+        &self,
+        record: &Record,
+        now_holds: Option<ETag>,
+        _sent: Option<&Sealed>,
+    ) -> JournalResult<Confirmed> {
+        self.0.confirm_upload(record, now_holds)
+    }
+
+    fn changed(&self, record: &Record, found: &ObjectInfo) -> JournalResult<Confirmed> {
+        self.0.keep_changed(record, found)
+    }
+}
+
+/// What runs beside the session.
+struct Running {
+    fs: Arc<Fs>,
+    cache: Arc<Cache>,
+    staging: Arc<Staging>,
+    uploader: Arc<Uploader>,
+    operations: Arc<Operations>,
+    /// Whether the kernel has passthrough, known when it has mounted.
+    passthrough: Arc<AtomicBool>,
+    alert_cache_bytes: u64,
+    started: Instant,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Running")
+    }
+}
 
 #[async_trait]
-impl StatusSource for NoService {
+impl StatusSource for Running {
     fn report(&self) -> Report {
+        let uploads = self.uploader.status();
+        let unsealed = self.fs.stats().unsealed.max(uploads.unsealed as u64);
+        let queued = uploads.queued as u64 + uploads.parked as u64 + unsealed;
+        let uploads = UploadStatus {
+            queued,
+            queued_bytes: uploads.queued_bytes,
+            active: uploads.active as u64,
+            failed: uploads.failed as u64,
+            parked: uploads.parked as u64,
+            oldest_seconds: (queued > 0).then_some(uploads.oldest_seconds),
+            done: uploads.done,
+        };
+        let stats = self.cache.stats();
+        let opens = stats.hits + stats.misses;
+        let cache = CacheStatus {
+            bytes: stats.bytes,
+            max_bytes: stats.max_bytes,
+            files: stats.files,
+            hits: stats.hits,
+            misses: stats.misses,
+            hit_rate: (opens > 0).then(|| stats.hits as f64 / opens as f64),
+        };
+        let counts = self.operations.counts();
         Report {
-            online: true,
-            safe_to_shut_down: true,
-            ..Report::default()
+            online: self.uploader.reachable() && self.fs.is_reachable(),
+            safe_to_shut_down: queued == 0,
+            alerts: self.alerts(&cache, &uploads),
+            cache,
+            uploads,
+            conflicts: 0,
+            operations: OperationsStatus {
+                class_a: counts.class_a,
+                class_b: counts.class_b,
+                free: counts.free,
+                usd_per_month: counts.usd_per_month(self.started.elapsed().as_secs_f64()),
+            },
         }
     }
 
-    async fn sync(&self) {}
+    async fn sync(&self) {
+        const LOOK_AGAIN: Duration = Duration::from_secs(60);
+        loop {
+            let drained = self.uploader.drain(LOOK_AGAIN).await;
+            if drained && self.fs.stats().unsealed == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Running {
+    fn alerts(&self, cache: &CacheStatus, uploads: &UploadStatus) -> Vec<String> {
+        let mut alerts = Vec::new();
+        if cache.bytes > self.alert_cache_bytes {
+            let limit = self.alert_cache_bytes;
+            alerts.push(format!(
+                "the cache holds {} bytes, over {limit}",
+                cache.bytes
+            ));
+        }
+        if uploads.queued > ALERT_QUEUE {
+            alerts.push(format!(
+                "{} files wait for upload, over {ALERT_QUEUE}",
+                uploads.queued
+            ));
+        }
+        let (limit, least) = ALERT_MISS_RATE;
+        let misses = cache.hit_rate.map_or(0.0, |rate| 1.0 - rate);
+        if misses > limit && cache.hits + cache.misses >= least {
+            alerts.push(format!(
+                "{:.0} % of the opens missed the cache",
+                misses * 100.0
+            ));
+        }
+        if uploads.parked > 0 {
+            alerts.push(format!(
+                "{} files cannot be uploaded as things are",
+                uploads.parked
+            ));
+        }
+        if let Some(failure) = self.staging.journal().failure() {
+            alerts.push(format!("the journal cannot be written: {failure}"));
+        }
+        alerts
+    }
 }
 
 #[async_trait]
-impl Service for NoService {
-    fn mounted(&self, _notifier: fuser::Notifier) {}
+impl Service for Running {
+    fn mounted(&self, notifier: fuser::Notifier, device: BorrowedFd<'_>) {
+        let registrar = match self.passthrough.load(Ordering::Relaxed) {
+            true => DeviceRegistrar::new(device)
+                .inspect_err(|error| log::warn!("no kernel passthrough: {error}"))
+                .ok()
+                .map(|registrar| Arc::new(registrar) as _),
+            false => None,
+        };
+        self.fs.attach(Box::new(notifier), registrar);
+        self.fs.spawn_release();
+        let fs = Arc::downgrade(&self.fs);
+        let reachable = move || fs.upgrade().is_none_or(|fs| fs.is_reachable());
+        self.cache.spawn_housekeeping(Arc::new(reachable));
+    }
 
-    async fn stop(&self) {}
+    async fn stop(&self) {
+        self.uploader.stop().await;
+        let (fs, cache, staging) = (self.fs.clone(), self.cache.clone(), self.staging.clone());
+        let ended = tokio::task::spawn_blocking(move || {
+            fs.shutdown();
+            cache.shutdown();
+            staging.shutdown();
+        });
+        if let Err(error) = ended.await {
+            log::error!("ending: {error}");
+        }
+    }
 }

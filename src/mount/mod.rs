@@ -18,6 +18,7 @@ mod signals;
 mod supervise;
 pub mod unmount;
 
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -62,7 +63,7 @@ pub struct Parts<F> {
 #[async_trait]
 pub trait Service: StatusSource + std::fmt::Debug {
     /// Called once, when the kernel has mounted: `notifier` tells it what changed underneath.
-    fn mounted(&self, notifier: fuser::Notifier);
+    fn mounted(&self, notifier: fuser::Notifier, device: BorrowedFd<'_>);
 
     /// Called once, when the mount is gone: ends uploads after their current part and closes what
     /// is open. What is not in the bucket stays in the journal. Given up after a limit.

@@ -1,6 +1,7 @@
 //! Starting: from the settings to a mount that answers.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -59,7 +60,7 @@ pub(super) fn start<F: fuser::Filesystem>(
     let options = session_options(&request.options, &request.source_name);
     let session = Session::new(parts.filesystem, &mountpoint, &options)
         .map_err(|error| refused(&mountpoint, &request.options, error))?;
-    parts.service.mounted(session.notifier());
+    parts.service.mounted(session.notifier(), session.as_fd());
     let place = place(mountpoint)?;
     let session_end = run_session(session)?;
     let registration = register(config, &place);
@@ -183,7 +184,8 @@ fn session_options(options: &MountOptions, source_name: &str) -> fuser::Config {
         },
     ];
     let flags = [
-        (options.default_permissions, MountOption::DefaultPermissions),
+        // Always, whatever was asked: the kernel checks permissions, and nobody else does.
+        (true, MountOption::DefaultPermissions),
         (options.suid, MountOption::Suid),
         (options.dev, MountOption::Dev),
         (options.noexec, MountOption::NoExec),

@@ -6,6 +6,7 @@
 //! the uploader.
 
 pub mod attributes;
+pub mod counted;
 pub mod explain;
 pub mod fallback;
 pub mod local;

@@ -19,15 +19,18 @@ pub(super) fn continuation_after(entry: &str) -> String {
     format!("{AFTER}{entry}")
 }
 
+/// Returns the entry behind which a listing goes on.
+pub(super) fn entry_before(token: &str) -> &str {
+    token.strip_prefix(AFTER).unwrap_or(token)
+}
+
 pub(super) fn list(tree: &Tree, request: &ListRequest) -> StoreResult<ListPage> {
     let after = request.continuation.as_deref();
     let mut listing = Listing {
         tree,
         prefix: &request.prefix,
         delimited: request.delimited,
-        after: after
-            .map(|token| token.strip_prefix(AFTER).unwrap_or(token))
-            .unwrap_or_default(),
+        after: after.map(entry_before).unwrap_or_default(),
         left: request.max_keys.unwrap_or(PAGE).clamp(1, PAGE),
         last: String::new(),
         page: ListPage::default(),

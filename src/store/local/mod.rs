@@ -45,6 +45,11 @@ pub fn continuation_after(entry: &str) -> String {
     list::continuation_after(entry)
 }
 
+/// Returns the entry behind which a listing goes on with this token.
+pub fn entry_before(token: &str) -> &str {
+    list::entry_before(token)
+}
+
 /// A directory as a store.
 #[derive(Clone)]
 pub struct LocalStore {

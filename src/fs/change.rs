@@ -1,0 +1,503 @@
+//! Making and removing names, and changing attributes.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::attr::{Attr, Caller, Fh, Ino, Kind, SetAttr};
+use super::inode::{Content, Inode, Meta, Staged, State, Writer};
+use super::open::OpenFlags;
+use super::{Created, Fs, name};
+use crate::error::{FsError, FsResult};
+use crate::staging::{Change, Edit, StagedFile};
+use crate::store::attributes::FileAttributes;
+use crate::store::{ETag, Key, Origin};
+
+impl Fs {
+    /// Makes a file and opens it. The journal has it before the reply leaves.
+    ///
+    /// # Errors
+    /// `NotPermitted` at the root; `BadEncoding`, `NameTooLong`, `InvalidName` for what the bucket
+    /// cannot hold; before anything is written.
+    pub async fn create(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        flags: OpenFlags,
+        caller: Caller,
+    ) -> FsResult<Created> {
+        if let Some((local, parent)) = self.local_parent(parent, name)? {
+            let (attr, fh, file) = local.create(parent, name, mode, flags.raw, caller)?;
+            let opened = self.opened_local(attr.ino, fh, &file);
+            return Ok(Created { attr, opened });
+        }
+        let name = name::check(name)?.to_owned();
+        let path = self.load_dir(parent)?;
+        if let Some(attr) = self.lookup_known(parent, &name) {
+            // Somebody else was first since the kernel looked.
+            if flags.exclusive() {
+                self.forget(attr.ino, 1);
+                return Err(FsError::Exists);
+            }
+            let opened = match self.open(attr.ino, flags).await {
+                Ok(opened) => opened,
+                Err(error) => {
+                    self.forget(attr.ino, 1);
+                    return Err(error);
+                }
+            };
+            return Ok(Created {
+                attr: self.getattr(attr.ino, None)?,
+                opened,
+            });
+        }
+        let key = name::key_in(&path, &name)?;
+        let inode = self.create_staged(parent, &name, key, mode, caller)?;
+        let opened = self.open_handle(&inode, flags, None);
+        Ok(Created {
+            attr: inode.attr(),
+            opened,
+        })
+    }
+
+    /// Makes a file without opening it.
+    pub async fn mknod(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        rdev: u32,
+        caller: Caller,
+    ) -> FsResult<Attr> {
+        if let Some((local, parent)) = self.local_parent(parent, name)? {
+            return local.mknod(parent, name, mode, rdev, caller);
+        }
+        if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
+            return Err(FsError::NotPermitted(
+                "the bucket holds files and folders only",
+            ));
+        }
+        let flags = OpenFlags {
+            raw: libc::O_WRONLY | libc::O_EXCL,
+        };
+        let created = self.create(parent, name, mode, flags, caller).await?;
+        self.release(created.opened.fh);
+        Ok(created.attr)
+    }
+
+    fn create_staged(
+        &self,
+        parent: Ino,
+        name: &str,
+        key: Key,
+        mode: u32,
+        caller: Caller,
+    ) -> FsResult<Arc<Inode>> {
+        let file = self.staging.create_file()?;
+        let now = self.clock.now();
+        let meta = Meta {
+            size: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            mode: mode & 0o7777,
+            uid: caller.uid,
+            gid: caller.gid,
+        };
+        let _changes = self.changes.lock();
+        if self
+            .tree
+            .lock()
+            .dir(parent)
+            .is_none_or(|dir| dir.entry(name).is_some())
+        {
+            return Err(FsError::Exists);
+        }
+        // A tombstone knows what the bucket still holds: its version is overwritten, so that no
+        // other machine ever sees a gap.
+        let base = self.base_of(&key, None);
+        self.set_open(key, base, &file, meta.to_attributes(), None)?;
+        let instant = self.clock.instant();
+        let staged = Staged {
+            file,
+            writer: Writer::Own,
+            open: true,
+            pristine: None,
+        };
+        let state = Mutex::new(State::new(meta, Content::Staged(staged), instant));
+        let mut tree = self.tree.lock();
+        let inode = Arc::new(Inode {
+            ino: tree.new_ino(),
+            kind: Kind::File,
+            state,
+        });
+        tree.insert_file(parent, name, &inode, instant);
+        tree.looked_up(inode.ino);
+        Ok(inode)
+    }
+
+    /// Makes a folder: in the bucket an empty object whose key ends in `/`.
+    pub async fn mkdir(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        caller: Caller,
+    ) -> FsResult<Attr> {
+        if let Some((local, parent)) = self.local_parent(parent, name)? {
+            return local.mkdir(parent, name, mode, caller);
+        }
+        let name = name::check(name)?;
+        let path = self.load_dir(parent)?;
+        let key = name::marker_in(&path, name)?;
+        let _changes = self.changes.lock();
+        if self
+            .tree
+            .lock()
+            .dir(parent)
+            .is_none_or(|dir| dir.entry(name).is_some())
+        {
+            return Err(FsError::Exists);
+        }
+        let attributes = FileAttributes {
+            mtime: Some(self.clock.now()),
+            mode: Some(mode & 0o7777),
+            uid: Some(caller.uid),
+            gid: Some(caller.gid),
+        };
+        let base = self.base_of(&key, None);
+        let change = Change::Folder {
+            attributes: attributes.clone(),
+        };
+        self.apply(vec![Edit::Set { key, base, change }])?;
+        let now = self.clock.instant();
+        let mut tree = self.tree.lock();
+        let ino = tree.insert_folder(parent, name, now);
+        if let Some(dir) = tree.dir_mut(ino) {
+            // A folder made here is known to be empty.
+            dir.loaded = true;
+            dir.listed_at = Some(now);
+        }
+        tree.looked_up(ino);
+        let inode = tree.inode(ino).cloned().ok_or(FsError::Stale)?;
+        drop(tree);
+        inode.state.lock().meta.apply(&attributes);
+        self.touch_folder(parent);
+        Ok(inode.attr())
+    }
+
+    /// Removes a file's name. The bytes live on while a handle is open.
+    pub async fn unlink(self: &Arc<Self>, parent: Ino, name: &OsStr) -> FsResult<()> {
+        if let Some((local, parent)) = self.local_parent(parent, name)? {
+            return local.unlink(parent, name);
+        }
+        let name = name.to_str().ok_or(FsError::NotFound)?;
+        self.load_dir(parent)?;
+        let _changes = self.changes.lock();
+        let inode = {
+            let mut tree = self.tree.lock();
+            let entry = tree.dir(parent).and_then(|dir| dir.entry(name)).cloned();
+            let entry = entry.ok_or(FsError::NotFound)?;
+            if entry.kind == Kind::Folder {
+                return Err(FsError::IsADirectory);
+            }
+            tree.materialise(parent, name).ok_or(FsError::NotFound)?
+        };
+        let key = self.tree.lock().key(inode.ino).ok_or(FsError::NotFound)?;
+        let edits = self.removal(&key, &inode)?;
+        self.apply(edits)?;
+        self.tree.lock().remove(parent, name, self.clock.instant());
+        self.touch_folder(parent);
+        Ok(())
+    }
+
+    /// What the journal must say when a name loses its file and gets no other.
+    pub(super) fn removal(&self, key: &Key, inode: &Inode) -> FsResult<Vec<Edit>> {
+        let (remote, staged) = {
+            let state = inode.state.lock();
+            (
+                state.remote().cloned(),
+                state.staged().map(|staged| staged.file.id()),
+            )
+        };
+        if let Some(hidden) = &self.hidden {
+            hidden.hide(key)?;
+        }
+        let mut edits = Vec::new();
+        match self.base_of(key, remote.as_ref()) {
+            Some(base) => {
+                let change = Change::Delete;
+                edits.push(Edit::Set {
+                    key: key.clone(),
+                    base: Some(base),
+                    change,
+                });
+            }
+            // Nothing of it is in the bucket; but what was sent may still arrive there.
+            None if !self.journal().attempts(key).is_empty() => {
+                edits.push(Edit::Set {
+                    key: key.clone(),
+                    base: None,
+                    change: Change::Delete,
+                });
+            }
+            None => edits.push(Edit::Remove { key: key.clone() }),
+        }
+        edits.extend(staged.map(|file| Edit::Discard { file }));
+        Ok(edits)
+    }
+
+    /// Removes an empty folder.
+    pub async fn rmdir(self: &Arc<Self>, parent: Ino, name: &OsStr) -> FsResult<()> {
+        if let Some((local, parent)) = self.local_parent(parent, name)? {
+            return local.rmdir(parent, name);
+        }
+        let name = name.to_str().ok_or(FsError::NotFound)?;
+        self.load_dir(parent)?;
+        let ino = self.folder_named(parent, name)?;
+        // Only a listing proves that it is empty.
+        let path = self.load_dir(ino)?;
+        self.freshen(ino, &path).await?;
+        let _changes = self.changes.lock();
+        let tree = self.tree.lock();
+        let dir = tree.dir(ino).ok_or(FsError::NotFound)?;
+        if !dir.is_empty() {
+            return Err(FsError::NotEmpty);
+        }
+        if dir.listed_at.is_none() {
+            return Err(FsError::DeadlineExceeded);
+        }
+        let marker = dir.marker.clone();
+        let key = tree.key(ino).ok_or(FsError::NotFound)?;
+        drop(tree);
+        let edit = self.marker_removal(&key, marker);
+        self.apply(vec![edit])?;
+        self.tree.lock().remove(parent, name, self.clock.instant());
+        self.touch_folder(parent);
+        Ok(())
+    }
+
+    /// What the journal must say when a folder's marker goes.
+    pub(super) fn marker_removal(&self, key: &Key, marker: Option<ETag>) -> Edit {
+        let base = self
+            .journal()
+            .record(key)
+            .map_or(marker, |record| record.base);
+        if base.is_none() && self.journal().attempts(key).is_empty() {
+            return Edit::Remove { key: key.clone() };
+        }
+        Edit::Set {
+            key: key.clone(),
+            base,
+            change: Change::Delete,
+        }
+    }
+
+    pub(super) fn folder_named(&self, parent: Ino, name: &str) -> FsResult<Ino> {
+        let tree = self.tree.lock();
+        let entry = tree
+            .dir(parent)
+            .and_then(|dir| dir.entry(name))
+            .ok_or(FsError::NotFound)?;
+        match entry.kind {
+            Kind::Folder => Ok(entry.ino),
+            _ => Err(FsError::NotADirectory),
+        }
+    }
+
+    /// Changes attributes: those of a staged file with its next upload, those of an uploaded one
+    /// by a copy onto itself, behind.
+    pub async fn setattr(
+        self: &Arc<Self>,
+        ino: Ino,
+        fh: Option<Fh>,
+        change: &SetAttr,
+    ) -> FsResult<Attr> {
+        if let Some(local) = self.local(ino) {
+            return local.setattr(ino, fh.and_then(|fh| self.local_handle(fh)), change);
+        }
+        let inode = self.inode(ino)?;
+        if let Some(size) = change.size {
+            if inode.kind == Kind::Folder {
+                return Err(FsError::IsADirectory);
+            }
+            self.truncate(&inode, size).await?;
+        }
+        let kept = SetAttr {
+            size: None,
+            atime: None,
+            ..*change
+        };
+        if kept != SetAttr::default() {
+            self.change_attributes(&inode, &kept)?;
+        }
+        if let Some(atime) = change.atime {
+            inode.state.lock().meta.atime = atime;
+        }
+        self.getattr(ino, None)
+    }
+
+    fn change_attributes(&self, inode: &Arc<Inode>, change: &SetAttr) -> FsResult<()> {
+        let _changes = self.changes.lock();
+        let key = self.tree.lock().key(inode.ino);
+        let mut meta = inode.state.lock().meta.clone();
+        let before = meta.clone();
+        meta.mode = change.mode.map_or(meta.mode, |mode| mode & 0o7777);
+        meta.uid = change.uid.unwrap_or(meta.uid);
+        meta.gid = change.gid.unwrap_or(meta.gid);
+        meta.mtime = change.mtime.unwrap_or(meta.mtime);
+        meta.ctime = self.clock.now();
+        let attributes = meta.to_attributes();
+        let same = before.to_attributes() == attributes;
+        if !same && let Some(key) = key {
+            self.record_attributes(inode, key, attributes, change)?;
+        }
+        inode.state.lock().meta = meta;
+        Ok(())
+    }
+
+    fn record_attributes(
+        &self,
+        inode: &Inode,
+        key: Key,
+        attributes: FileAttributes,
+        change: &SetAttr,
+    ) -> FsResult<()> {
+        let (remote, staged, size) = {
+            let state = inode.state.lock();
+            (
+                state.remote().cloned(),
+                state.staged().cloned(),
+                state.meta.size,
+            )
+        };
+        let record = self.journal().record(&key);
+        if let Some(staged) = staged {
+            if let Some(mtime) = change.mtime {
+                set_mtime(&staged.file, mtime)?;
+            }
+            let Some(record) = record else { return Ok(()) };
+            let Change::Put { file, state, .. } = record.change else {
+                return Ok(());
+            };
+            let change = Change::Put {
+                file,
+                state,
+                attributes,
+            };
+            return self.apply(vec![Edit::Set {
+                key,
+                base: record.base,
+                change,
+            }]);
+        }
+        if let Some(remote) = remote {
+            let base = self.base_of(&key, Some(&remote));
+            let source = remote.version.clone();
+            if remote.origin == Origin::Fallback {
+                // The copy in the fallback directory is not touched; attributes are kept here.
+                let keep = Edit::KeepAttributes {
+                    version: source,
+                    attributes,
+                };
+                return self.apply(vec![keep]);
+            }
+            let change = Change::Copy {
+                source,
+                size,
+                attributes,
+            };
+            return self.apply(vec![Edit::Set { key, base, change }]);
+        }
+        // A folder: where it has a marker of its own, that carries them.
+        let marker = self
+            .tree
+            .lock()
+            .dir(inode.ino)
+            .and_then(|dir| dir.marker.clone());
+        let base = record
+            .as_ref()
+            .map_or(marker.clone(), |record| record.base.clone());
+        if record.is_none() && marker.is_none() {
+            return Ok(());
+        }
+        self.apply(vec![Edit::Set {
+            key,
+            base,
+            change: Change::Folder { attributes },
+        }])
+    }
+
+    /// A folder's own times move when a name in it changes; they are not worth an upload.
+    pub(super) fn touch_folder(&self, ino: Ino) {
+        let Some(inode) = self.tree.lock().inode(ino).cloned() else {
+            return;
+        };
+        let now = self.clock.now();
+        let mut state = inode.state.lock();
+        state.meta.mtime = now;
+        state.meta.ctime = now;
+    }
+
+    /// Returns the local tree and its folder in which a name is to be made or removed, if it stays
+    /// on this disk; refuses what may not be made at the root.
+    pub(super) fn local_parent(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+    ) -> FsResult<Option<(&super::local::LocalTree, Ino)>> {
+        if let Some(local) = self.local(parent) {
+            return Ok(Some((local, parent)));
+        }
+        if parent != Ino::ROOT {
+            return Ok(None);
+        }
+        match self.local_at_root(name) {
+            Some(side) => Ok(Some((side, side.root()))),
+            None => Err(FsError::NotPermitted(
+                "the root holds the collections and samples only",
+            )),
+        }
+    }
+
+    /// Makes a symbolic link: on local disk only, since the bucket has none yet.
+    pub fn symlink(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        target: &OsStr,
+        caller: Caller,
+    ) -> FsResult<Attr> {
+        match self.local_parent(parent, name)? {
+            Some((local, parent)) => local.symlink(parent, name, target, caller),
+            None => Err(FsError::NotPermitted(
+                "the bucket holds files and folders only",
+            )),
+        }
+    }
+
+    /// Reads a symbolic link.
+    pub fn readlink(&self, ino: Ino) -> FsResult<OsString> {
+        self.local(ino)
+            .ok_or(FsError::InvalidArgument("no symbolic link"))?
+            .readlink(ino)
+    }
+
+    /// Makes a hard link: on local disk only.
+    pub fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> FsResult<Attr> {
+        match (self.local(ino), self.local_parent(parent, name)?) {
+            (Some(from), Some((to, parent))) if std::ptr::eq(from, to) => {
+                to.link(ino, parent, name)
+            }
+            (Some(_), _) | (_, Some(_)) => Err(FsError::CrossDevice),
+            (None, None) => Err(FsError::NotPermitted("the bucket has no hard links yet")),
+        }
+    }
+}
+
+fn set_mtime(file: &StagedFile, mtime: std::time::SystemTime) -> FsResult<()> {
+    let times = std::fs::FileTimes::new().set_modified(mtime);
+    Ok(file.file().set_times(times)?)
+}

@@ -1,0 +1,272 @@
+//! What the uploader's successes and the journal's replay mean for the tree, and the way of a
+//! confirmed file from staging into the cache.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Fs;
+use super::inode::{Content, Inode, Remote, reopen};
+use super::listing::listed_from_info;
+use crate::staging::{Change, Confirmed, Edit, JournalResult, Record, Released, Replay};
+use crate::store::{ETag, ObjectInfo, ObjectVersion};
+
+/// How often released files are moved or removed; each batch costs one sync of the journal.
+const RELEASE_EVERY: Duration = Duration::from_millis(500);
+
+impl Fs {
+    /// An operation of the uploader has succeeded and the record's key holds `now_holds`: says so in
+    /// the journal, and if the record is still the same, shows it in the tree.
+    ///
+    /// # Errors
+    /// Those of the journal; the operation then counts as not done.
+    pub fn confirm_upload(
+        &self,
+        record: &Record,
+        now_holds: Option<ETag>,
+    ) -> JournalResult<Confirmed> {
+        let _changes = self.changes.lock();
+        let version = now_holds.clone().map(|etag| ObjectVersion {
+            key: record.key.clone(),
+            etag,
+        });
+        let mut extra = Vec::new();
+        if let Some(version) = &version {
+            if let Change::Put { file, .. } = &record.change {
+                extra.push(Edit::Adopt {
+                    file: *file,
+                    version: version.clone(),
+                });
+            }
+            if let Change::Put { attributes, .. } | Change::Copy { attributes, .. } = &record.change
+            {
+                extra.push(Edit::KeepAttributes {
+                    version: version.clone(),
+                    attributes: attributes.clone(),
+                });
+            }
+        }
+        let confirmed = self
+            .journal()
+            .confirm(&record.key, record.seq, now_holds, extra)?;
+        self.tree
+            .lock()
+            .note_change(record.key.as_str(), self.clock.instant());
+        if confirmed == Confirmed::Done
+            && let Some(version) = version
+        {
+            self.show_confirmed(record, version);
+        }
+        Ok(confirmed)
+    }
+
+    /// A delete found somebody else's version in the bucket: it stays and shows again.
+    ///
+    /// # Errors
+    /// Those of the journal.
+    pub fn keep_changed(&self, record: &Record, found: &ObjectInfo) -> JournalResult<Confirmed> {
+        let _changes = self.changes.lock();
+        let withdrawn = self.journal().withdraw(&record.key, record.seq)?;
+        if withdrawn != Confirmed::Done {
+            return Ok(withdrawn);
+        }
+        log::warn!(
+            "{} was changed by someone else before its delete: it stays",
+            record.key
+        );
+        let now = self.clock.instant();
+        let mut tree = self.tree.lock();
+        tree.note_change(record.key.as_str(), now);
+        let path = record.key.as_str().trim_end_matches('/');
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if let Some(parent) = tree.find(folder).map(|(_, entry)| entry.ino) {
+            if record.key.is_folder_marker() {
+                tree.insert_folder(parent, name, now);
+            } else {
+                tree.insert_listed(parent, name, listed_from_info(found, now));
+            }
+        }
+        Ok(withdrawn)
+    }
+}
+
+impl Fs {
+    fn show_confirmed(&self, record: &Record, version: ObjectVersion) {
+        let inode = {
+            let mut tree = self.tree.lock();
+            let found = tree.find(record.key.as_str());
+            let found = found.map(|(parent, entry)| (parent, entry.clone()));
+            let Some((parent, entry)) = found else {
+                return;
+            };
+            if let Some(dir) = tree.dir_mut(entry.ino) {
+                dir.marker = Some(version.etag);
+                return;
+            }
+            // A renamed file that the kernel forgot is still known by its old key.
+            let Some(inode) = tree.materialise(parent, &entry.spelling) else {
+                return;
+            };
+            inode
+        };
+        match &record.change {
+            Change::Put { file, .. } => {
+                if let Err(error) = self.show_uploaded(&inode, *file, &version) {
+                    log::warn!("{} stays in staging: {error}", record.key);
+                }
+            }
+            Change::Copy { .. } => self.version_moved(&inode, &version),
+            Change::Folder { .. } | Change::Delete => {}
+        }
+        self.tree.lock().release_memory(inode.ino);
+    }
+
+    /// The bytes are the bucket's from now on, and the staged file is a file of the cache that has
+    /// yet to move there.
+    fn show_uploaded(
+        &self,
+        inode: &Inode,
+        file: crate::disk::FileId,
+        version: &ObjectVersion,
+    ) -> io::Result<()> {
+        let mut state = inode.state.lock();
+        let Content::Staged(staged) = &state.content else {
+            return Ok(());
+        };
+        if staged.file.id() != file {
+            return Ok(());
+        }
+        let bytes = reopen(staged.file.file(), false)?;
+        let cached = self
+            .cache
+            .adopt(version, file, bytes, self.staging.path(file));
+        state.checked_at = self.clock.instant();
+        state.content = Content::Remote(Remote {
+            version: version.clone(),
+            origin: Default::default(),
+            file: Some(cached),
+        });
+        Ok(())
+    }
+
+    /// Starts the task that moves confirmed files into the cache and removes discarded ones.
+    pub fn spawn_release(self: &Arc<Self>) {
+        let fs = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(RELEASE_EVERY).await;
+                let Some(fs) = fs.upgrade() else { return };
+                if fs.stopping.load(Ordering::Relaxed) {
+                    return;
+                }
+                let _ = tokio::task::spawn_blocking(move || fs.carry_out_releases()).await;
+            }
+        });
+    }
+
+    /// Moves confirmed files into the cache and removes discarded ones, after the commits that
+    /// released them have been synced: a crash in between finds either the record or the file.
+    pub fn carry_out_releases(&self) {
+        let released = self.journal().released();
+        if released.is_empty() {
+            return;
+        }
+        if let Err(error) = self.journal().sync() {
+            log::error!("released files stay in staging: {error}");
+            return;
+        }
+        for release in released {
+            let _changes = self.changes.lock();
+            // It may have been taken back for a writer since.
+            if !self.journal().is_released(release.file) {
+                continue;
+            }
+            match self.carry_out(&release) {
+                Ok(()) => {
+                    if let Err(error) = self.journal().release_done(&[release.file]) {
+                        log::error!("the journal cannot forget {}: {error}", release.file);
+                    }
+                }
+                Err(error) => log::warn!("{} stays in staging: {error}", release.file),
+            }
+        }
+    }
+
+    fn carry_out(&self, release: &Released) -> io::Result<()> {
+        let path = self.staging.path(release.file);
+        let Some(version) = &release.adopt_as else {
+            return match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        };
+        let file = match self
+            .cache
+            .get(version)
+            .filter(|file| file.id() == release.file)
+        {
+            Some(file) => file,
+            None => match std::fs::File::open(&path) {
+                Ok(file) => self.cache.adopt(version, release.file, file, path),
+                // Moved before the last crash, or removed by hand: the bucket has it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            },
+        };
+        self.cache.settle(&file)
+    }
+
+    /// What the journal found at start: a record whose file is missing is looked for in the cache,
+    /// where it lies if the process died between the commit and the rename that takes it out.
+    pub(super) fn settle_replay(&self, replay: Replay) {
+        for record in replay.missing {
+            let file = record.change.file();
+            let base = record.base.clone();
+            let held = base.and_then(|etag| {
+                self.cache.get(&ObjectVersion {
+                    key: record.key.clone(),
+                    etag,
+                })
+            });
+            if held.is_some_and(|held| Some(held.id()) == file) {
+                log::info!("{}: unchanged since it was opened", record.key);
+                let remove = Edit::Remove {
+                    key: record.key.clone(),
+                };
+                if let Err(error) = self.journal().apply(vec![remove]) {
+                    log::error!("{}: {error}", record.key);
+                }
+                continue;
+            }
+            log::error!("{}: its staged bytes are missing", record.key);
+            let parked = self
+                .journal()
+                .park(&record.key, record.seq, "staged bytes are missing");
+            if let Err(error) = parked {
+                log::error!("{}: {error}", record.key);
+            }
+        }
+        for orphan in replay.orphans {
+            log::warn!("a staged file that no record needs is kept: {orphan:?}");
+        }
+    }
+
+    /// After the unmount no writer is left: whatever is still open is settled, and released files
+    /// are moved.
+    pub fn shutdown(self: &Arc<Self>) {
+        self.stopping.store(true, Ordering::Relaxed);
+        for inode in self.tree.lock().inodes() {
+            let open = inode
+                .state
+                .lock()
+                .staged()
+                .is_some_and(|staged| staged.open);
+            if open {
+                inode.state.lock().writers = 0;
+                self.close_version(&inode, false);
+            }
+        }
+        self.carry_out_releases();
+    }
+}

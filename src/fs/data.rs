@@ -1,0 +1,557 @@
+//! Reading, writing, truncating, syncing.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Fs;
+use super::attr::{Fh, Ino};
+use super::handle::{FileHandle, Handle};
+use super::inode::{Content, Inode, Pristine, Remote, Staged, Writer, reopen};
+use crate::cache::CacheFile;
+use crate::error::{FsError, FsResult};
+use crate::staging::{Change, Edit, PutState, StagedFile};
+use crate::store::{ETag, Key, Origin};
+
+impl Fs {
+    /// Inline lane: fills `buf` from staged, cached or local bytes; `None` if some are missing.
+    /// Returns fewer bytes than asked only at the end of the file.
+    pub fn try_read(&self, fh: Fh, offset: u64, buf: &mut [u8]) -> Option<FsResult<usize>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let handle = match self.handles.get(fh) {
+            Ok(handle) => handle,
+            Err(error) => return Some(Err(error)),
+        };
+        match &*handle {
+            Handle::Local { ino, fh } => {
+                let local = self.local(*ino)?;
+                Some(local.read(*fh, offset, buf))
+            }
+            Handle::Folder { .. } => Some(Err(FsError::IsADirectory)),
+            Handle::File(file) => match self.bytes_of(&file.inode) {
+                Ok(Bytes::Staged(staged)) => {
+                    Some(read_fully(staged.file(), offset, buf).map_err(FsError::from))
+                }
+                Ok(Bytes::Cached(cached)) => {
+                    let read = cached.try_read(offset, buf)?;
+                    cached.note_read(&file.stream, offset, buf.len());
+                    Some(read.map_err(FsError::from))
+                }
+                Err(error) => Some(Err(error)),
+            },
+        }
+    }
+
+    /// Remote lane: waits for the missing bytes.
+    ///
+    /// # Errors
+    /// `Stale` if the object is gone or another by now; `DeadlineExceeded` when no byte has come
+    /// for the deadline.
+    pub async fn read(&self, fh: Fh, offset: u64, len: usize) -> FsResult<Vec<u8>> {
+        let handle = self.handles.get(fh)?;
+        let Handle::File(file) = &*handle else {
+            return Err(FsError::BadHandle);
+        };
+        match self.bytes_of(&file.inode)? {
+            Bytes::Staged(staged) => {
+                let mut buf = vec![0; len];
+                let read = read_fully(staged.file(), offset, &mut buf)?;
+                buf.truncate(read);
+                Ok(buf)
+            }
+            Bytes::Cached(cached) => Ok(cached.read(&file.stream, offset, len).await?),
+        }
+    }
+
+    fn bytes_of(&self, inode: &Inode) -> FsResult<Bytes> {
+        let mut state = inode.state.lock();
+        let size = state.meta.size;
+        match &mut state.content {
+            Content::Folder => Err(FsError::IsADirectory),
+            Content::Staged(staged) => Ok(Bytes::Staged(staged.file.clone())),
+            Content::Remote(remote) => {
+                if let Some(file) = &remote.file {
+                    return Ok(Bytes::Cached(file.clone()));
+                }
+                let file = self.cache.open_file(&remote.version, size)?;
+                remote.file = Some(file.clone());
+                Ok(Bytes::Cached(file))
+            }
+        }
+    }
+
+    /// Inline lane: writes to a file that is open in the journal; `None` if it must be made
+    /// writable first ([`Fs::make_handle_writable`]).
+    pub fn try_write(&self, fh: Fh, offset: u64, data: &[u8]) -> Option<FsResult<usize>> {
+        let handle = match self.handles.get(fh) {
+            Ok(handle) => handle,
+            Err(error) => return Some(Err(error)),
+        };
+        match &*handle {
+            Handle::Local { ino, fh } => Some(self.local(*ino)?.write(*fh, offset, data)),
+            Handle::Folder { .. } => Some(Err(FsError::IsADirectory)),
+            Handle::File(file) => self.try_write_file(file, offset, data),
+        }
+    }
+
+    fn try_write_file(
+        &self,
+        handle: &FileHandle,
+        offset: u64,
+        data: &[u8],
+    ) -> Option<FsResult<usize>> {
+        if !handle.writes {
+            return Some(Err(FsError::BadHandle));
+        }
+        let writable = match &mut handle.inode.state.lock().content {
+            Content::Staged(staged) if staged.open => {
+                staged.file.touch();
+                staged.writable()
+            }
+            Content::Staged(_) | Content::Remote(_) | Content::Folder => return None,
+        };
+        // The handle counts as a writer, so the version cannot be sealed under this write.
+        if let Err(error) = writable.and_then(|file| file.file().write_all_at(data, offset)) {
+            return Some(Err(error.into()));
+        }
+        let now = self.clock.now();
+        let mut state = handle.inode.state.lock();
+        state.meta.size = state.meta.size.max(offset + data.len() as u64);
+        state.meta.mtime = now;
+        state.meta.ctime = now;
+        Some(Ok(data.len()))
+    }
+
+    /// Remote lane: writes after making the file writable, which may take its whole base version
+    /// from the bucket.
+    ///
+    /// # Errors
+    /// When the base cannot be had; nothing has been changed then.
+    pub async fn write_when_here(
+        self: &Arc<Self>,
+        fh: Fh,
+        offset: u64,
+        data: &[u8],
+    ) -> FsResult<usize> {
+        let handle = self.handles.get(fh)?;
+        let Handle::File(file) = &*handle else {
+            return Err(FsError::BadHandle);
+        };
+        loop {
+            self.make_writable(&file.inode).await?;
+            if let Some(written) = self.try_write_file(file, offset, data) {
+                return written;
+            }
+        }
+    }
+
+    /// Finds data or holes (`SEEK_DATA`, `SEEK_HOLE`). What is in the bucket has no holes.
+    pub fn lseek(&self, fh: Fh, offset: i64, whence: i32) -> FsResult<i64> {
+        let handle = self.handles.get(fh)?;
+        let from = u64::try_from(offset).map_err(|_| no_such_offset())?;
+        let file = match &*handle {
+            Handle::Folder { .. } => return Err(FsError::InvalidArgument("a folder")),
+            Handle::Local { ino, fh } => {
+                let local = self.local(*ino).ok_or(FsError::BadHandle)?;
+                return Ok(local.lseek(*fh, from, whence)? as i64);
+            }
+            Handle::File(file) => file,
+        };
+        let state = file.inode.state.lock();
+        let size = state.meta.size;
+        let staged = state.staged().map(|staged| staged.file.clone());
+        drop(state);
+        if from >= size {
+            return Err(no_such_offset());
+        }
+        let Some(staged) = staged else {
+            return Ok(if whence == libc::SEEK_HOLE {
+                size as i64
+            } else {
+                offset
+            });
+        };
+        let whence = match whence {
+            libc::SEEK_DATA => rustix::fs::SeekFrom::Data(from),
+            libc::SEEK_HOLE => rustix::fs::SeekFrom::Hole(from),
+            _ => return Err(FsError::InvalidArgument("whence")),
+        };
+        let found = rustix::fs::seek(staged.file(), whence).map_err(std::io::Error::from)?;
+        Ok(found as i64)
+    }
+
+    /// Moves a file's bytes into staging and opens them in the journal, whatever they were.
+    pub(super) async fn make_writable(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
+        loop {
+            let base = {
+                let state = inode.state.lock();
+                match &state.content {
+                    Content::Folder => return Err(FsError::IsADirectory),
+                    Content::Staged(staged) if staged.open => return Ok(()),
+                    Content::Staged(_) => None,
+                    Content::Remote(remote) => Some((remote.clone(), state.meta.size)),
+                }
+            };
+            let done = match base {
+                None => self.reopen_staged(inode)?,
+                Some((remote, size)) => {
+                    let file = match &remote.file {
+                        Some(file) => file.clone(),
+                        None => self.cache.open_file(&remote.version, size)?,
+                    };
+                    file.fill().await?;
+                    self.take_from_cache(inode, &remote, &file)?
+                }
+            };
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A closed version is written again: its upload is void. False if it has changed meanwhile.
+    fn reopen_staged(&self, inode: &Inode) -> FsResult<bool> {
+        let _changes = self.changes.lock();
+        let key = self.tree.lock().key(inode.ino);
+        let (file, attributes) = {
+            let state = inode.state.lock();
+            let Content::Staged(staged) = &state.content else {
+                return Ok(false);
+            };
+            (staged.file.clone(), state.meta.to_attributes())
+        };
+        if let Some(key) = key {
+            let base = self.journal().record(&key).and_then(|record| record.base);
+            self.set_open(key, base, &file, attributes, None)?;
+        }
+        let mut state = inode.state.lock();
+        if let Content::Staged(staged) = &mut state.content {
+            staged.open = true;
+        }
+        Ok(true)
+    }
+
+    /// The cache file becomes the staged file: journal first, then a rename, so that readers who
+    /// pass through see the same file. False if the content has changed meanwhile.
+    fn take_from_cache(
+        &self,
+        inode: &Inode,
+        remote: &Remote,
+        cached: &Arc<CacheFile>,
+    ) -> FsResult<bool> {
+        let _changes = self.changes.lock();
+        let key = self.tree.lock().key(inode.ino);
+        let (passes_through, attributes) = {
+            let state = inode.state.lock();
+            if state
+                .remote()
+                .is_none_or(|now| now.version != remote.version)
+            {
+                return Ok(false);
+            }
+            (state.gate.passes_through(), state.meta.to_attributes())
+        };
+        let base = key.as_ref().and_then(|key| self.base_of(key, Some(remote)));
+        let settled = key
+            .as_ref()
+            .is_some_and(|key| self.journal().record(key).is_none());
+        let named = cached.is_named();
+        if !named && passes_through {
+            return Err(FsError::Stale);
+        }
+        let id = cached.id();
+        let mut taken = None;
+        if named && self.journal_take(&key, base.clone(), id, &attributes)? {
+            match self.cache.take(cached, &self.staging.path(id)) {
+                Ok(()) => taken = Some(self.staging.received(id, reopen(cached.file(), false)?)),
+                Err(error) if passes_through => return Err(error.into()),
+                Err(error) => log::info!("{id} is copied into staging: {error}"),
+            }
+        }
+        let (file, writer) = match taken {
+            Some(file) => (file, Writer::Reopened(None)),
+            None => (
+                self.copy_from_cache(&key, base, cached, attributes)?,
+                Writer::Own,
+            ),
+        };
+        let pristine = Pristine {
+            version: remote.version.clone(),
+            mtime: file.file().metadata()?.modified()?,
+            generation: file.generation(),
+        };
+        // Only what the bucket holds as it is, under this very name, can be given back to the cache.
+        let same = settled && key.as_ref() == Some(&remote.version.key);
+        let pristine = (same && remote.origin == Origin::Primary).then_some(pristine);
+        self.mark_open(inode, file, writer, pristine);
+        Ok(true)
+    }
+
+    /// Commits that the cache file `id` is a staged file from now on. A file without a name needs
+    /// no record: it goes with its last handle.
+    fn journal_take(
+        &self,
+        key: &Option<Key>,
+        base: Option<ETag>,
+        id: crate::disk::FileId,
+        attributes: &crate::store::attributes::FileAttributes,
+    ) -> FsResult<bool> {
+        let Some(key) = key else { return Ok(false) };
+        let change = Change::Put {
+            file: id,
+            state: PutState::Open,
+            attributes: attributes.clone(),
+        };
+        let set = Edit::Set {
+            key: key.clone(),
+            base,
+            change,
+        };
+        // It may still be on its way from staging into the cache.
+        let edits = match self.journal().is_released(id) {
+            true => vec![Edit::Unrelease { file: id }, set],
+            false => vec![set],
+        };
+        self.apply(edits)?;
+        Ok(true)
+    }
+
+    fn copy_from_cache(
+        &self,
+        key: &Option<Key>,
+        base: Option<ETag>,
+        cached: &CacheFile,
+        attributes: crate::store::attributes::FileAttributes,
+    ) -> FsResult<Arc<StagedFile>> {
+        let file = self.staging.create_file()?;
+        let mut from = cached.file().try_clone()?;
+        use std::io::{Seek, SeekFrom};
+        from.seek(SeekFrom::Start(0))?;
+        let mut to = file.file();
+        std::io::copy(&mut from, &mut to)?;
+        match key {
+            Some(key) => self.set_open(key.clone(), base, &file, attributes, None)?,
+            None => self.discard(&file)?,
+        }
+        Ok(file)
+    }
+
+    /// Commits that `key` is to hold the bytes of an open staged file; `discard` names the staged
+    /// file that it held before.
+    pub(super) fn set_open(
+        &self,
+        key: Key,
+        base: Option<ETag>,
+        file: &StagedFile,
+        attributes: crate::store::attributes::FileAttributes,
+        discard: Option<crate::disk::FileId>,
+    ) -> FsResult<()> {
+        // The time counts from the writes that are to come: the staged file keeps it.
+        let attributes = crate::store::attributes::FileAttributes {
+            mtime: None,
+            ..attributes
+        };
+        let change = Change::Put {
+            file: file.id(),
+            state: PutState::Open,
+            attributes,
+        };
+        let mut edits = vec![Edit::Set { key, base, change }];
+        edits.extend(discard.map(|file| Edit::Discard { file }));
+        self.apply(edits)
+    }
+
+    /// A staged file that no name needs: its bytes live as long as its handles.
+    fn discard(&self, file: &StagedFile) -> FsResult<()> {
+        self.apply(vec![Edit::Discard { file: file.id() }])
+    }
+
+    pub(super) fn apply(&self, edits: Vec<Edit>) -> FsResult<()> {
+        match self.journal().apply(edits) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(FsError::Journal(error.to_string())),
+        }
+    }
+
+    fn mark_open(
+        &self,
+        inode: &Inode,
+        file: Arc<StagedFile>,
+        writer: Writer,
+        pristine: Option<Pristine>,
+    ) {
+        let staged = Staged {
+            file,
+            writer,
+            open: true,
+            pristine,
+        };
+        inode.state.lock().content = Content::Staged(staged);
+    }
+
+    /// What the bucket holds under a key, as far as is known here: by the journal's record, else
+    /// by the version that the name shows.
+    pub(super) fn base_of(&self, key: &Key, remote: Option<&Remote>) -> Option<ETag> {
+        if let Some(record) = self.journal().record(key) {
+            return record.base;
+        }
+        let remote = remote.filter(|remote| remote.origin == Origin::Primary)?;
+        (remote.version.key.folded() == key.folded()).then(|| remote.version.etag.clone())
+    }
+
+    /// Sets a file's length; a version is settled at once when nobody has it open for writing.
+    pub(super) async fn truncate(self: &Arc<Self>, inode: &Arc<Inode>, size: u64) -> FsResult<()> {
+        self.truncate_content(inode, size).await?;
+        let (idle, passes_through) = {
+            let state = inode.state.lock();
+            (state.writers == 0, state.gate.passes_through())
+        };
+        if idle {
+            self.close_version(inode, passes_through);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn truncate_content(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        size: u64,
+    ) -> FsResult<()> {
+        let passes_through = inode.state.lock().gate.passes_through();
+        if size == 0 && !passes_through && inode.state.lock().staged().is_none() {
+            self.start_empty(inode)?;
+        } else {
+            self.make_writable(inode).await?;
+        }
+        let writable = match &mut inode.state.lock().content {
+            Content::Staged(staged) => {
+                staged.file.touch();
+                staged.writable()?
+            }
+            Content::Remote(_) | Content::Folder => return Err(FsError::Stale),
+        };
+        writable.file().set_len(size)?;
+        let now = self.clock.now();
+        let mut state = inode.state.lock();
+        state.meta.size = size;
+        state.meta.mtime = now;
+        state.meta.ctime = now;
+        Ok(())
+    }
+
+    /// Replaces what is in the bucket by an empty staged file: no base is needed for that.
+    fn start_empty(&self, inode: &Inode) -> FsResult<()> {
+        let _changes = self.changes.lock();
+        let key = self.tree.lock().key(inode.ino);
+        let (remote, attributes) = {
+            let state = inode.state.lock();
+            let Content::Remote(remote) = &state.content else {
+                return Ok(());
+            };
+            (remote.clone(), state.meta.to_attributes())
+        };
+        let file = self.staging.create_file()?;
+        match key {
+            Some(key) => {
+                let base = self.base_of(&key, Some(&remote));
+                self.set_open(key, base, &file, attributes, None)?;
+            }
+            None => self.discard(&file)?,
+        }
+        self.mark_open(inode, file, Writer::Own, None);
+        Ok(())
+    }
+
+    /// Reserves or frees room in a file (fallocate(2)), as far as the disk below can.
+    pub async fn fallocate(
+        self: &Arc<Self>,
+        fh: Fh,
+        offset: u64,
+        length: u64,
+        mode: i32,
+    ) -> FsResult<()> {
+        let handle = self.handles.get(fh)?;
+        match &*handle {
+            Handle::Local { ino, fh } => match self.local(*ino) {
+                Some(local) => local.fallocate(*fh, offset, length, mode),
+                None => Err(FsError::BadHandle),
+            },
+            Handle::Folder { .. } => Err(FsError::IsADirectory),
+            Handle::File(file) if !file.writes => Err(FsError::BadHandle),
+            Handle::File(file) => {
+                self.make_writable(&file.inode).await?;
+                let mut state = file.inode.state.lock();
+                let Content::Staged(staged) = &mut state.content else {
+                    return Err(FsError::Stale);
+                };
+                staged.file.touch();
+                let writable = staged.writable()?;
+                let flags = rustix::fs::FallocateFlags::from_bits_retain(mode as u32);
+                rustix::fs::fallocate(writable.file(), flags, offset, length)
+                    .map_err(std::io::Error::from)?;
+                let now = self.clock.now();
+                state.meta.size = writable.file().metadata()?.len();
+                state.meta.mtime = now;
+                state.meta.ctime = now;
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes what was written durable on this disk: data, name, journal. Does not wait for the
+    /// bucket.
+    pub fn fsync(&self, fh: Fh, datasync: bool) -> FsResult<()> {
+        let handle = self.handles.get(fh)?;
+        match &*handle {
+            Handle::Local { ino, fh } => match self.local(*ino) {
+                Some(local) => local.fsync(*fh, datasync),
+                None => Err(FsError::BadHandle),
+            },
+            Handle::Folder { .. } => Ok(self.staging.sync_names()?),
+            Handle::File(file) => {
+                let staged = file
+                    .inode
+                    .state
+                    .lock()
+                    .staged()
+                    .map(|staged| staged.file.clone());
+                match staged {
+                    Some(staged) => Ok(self.staging.sync_file(&staged)?),
+                    // A rename or new attributes may be on their way.
+                    None => Ok(self.staging.sync_names()?),
+                }
+            }
+        }
+    }
+
+    /// Makes a folder's names durable on this disk.
+    pub fn fsyncdir(&self, ino: Ino) -> FsResult<()> {
+        match self.local(ino) {
+            Some(local) => local.fsyncdir(ino),
+            None => Ok(self.staging.sync_names()?),
+        }
+    }
+}
+
+enum Bytes {
+    Staged(Arc<StagedFile>),
+    Cached(Arc<CacheFile>),
+}
+
+fn no_such_offset() -> FsError {
+    std::io::Error::from_raw_os_error(libc::ENXIO).into()
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_fully(file: &std::fs::File, offset: u64, buf: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        match file.read_at(&mut buf[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

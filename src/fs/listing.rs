@@ -1,0 +1,398 @@
+//! Keeping a folder's names: from the saved listing, the journal, and the bucket.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::Fs;
+use super::attr::{Ino, Kind};
+use super::inode::{Content, Inode, Listed, Meta, Remote, Staged, State, Writer};
+use super::name::{self, fold};
+use super::tree::{Listing, Tree};
+use crate::cache::SavedListing;
+use crate::error::{FsError, FsResult};
+use crate::staging::{Change, Record};
+use crate::store::attributes::FileAttributes;
+use crate::store::{
+    ListPage, ListRequest, ListedObject, ObjectInfo, ObjectVersion, Origin, StoreResult,
+};
+
+/// How often a long listing lets others take the tree's lock, in names.
+const MERGE_LOG_NAMES: usize = 10_000;
+
+/// Listings under way, one per folder: who needs one that is running waits for it.
+#[derive(Default)]
+pub(super) struct Running(Mutex<HashMap<Ino, watch::Receiver<bool>>>);
+
+impl Fs {
+    /// Makes sure that a folder shows what is known without the network: the saved listing, and
+    /// above it the journal's records. Reads the local disk once per folder.
+    pub(super) fn load_dir(&self, ino: Ino) -> FsResult<String> {
+        let path = {
+            let tree = self.tree.lock();
+            let path = tree.path(ino).ok_or(FsError::NotFound)?;
+            let dir = tree.dir(ino).ok_or(FsError::NotADirectory)?;
+            if dir.loaded {
+                return Ok(path);
+            }
+            path
+        };
+        let saved = self.cache.load_listing(&path);
+        let begun = self.clock.instant();
+        let listing = saved.map(|saved| self.listing_from_saved(&path, saved, begun));
+        let _changes = self.changes.lock();
+        let records = self.journal().records_below(&path);
+        let mut tree = self.tree.lock();
+        let Some(dir) = tree.dir_mut(ino) else {
+            return Err(FsError::NotFound);
+        };
+        if std::mem::replace(&mut dir.loaded, true) {
+            return Ok(path);
+        }
+        if let Some(listing) = listing {
+            tree.apply_listing(ino, listing, &HashSet::new());
+        }
+        self.overlay(&mut tree, ino, &path, records);
+        Ok(path)
+    }
+
+    fn listing_from_saved(&self, path: &str, saved: SavedListing, begun: Instant) -> Listing {
+        let age = self
+            .clock
+            .now()
+            .duration_since(saved.saved_at)
+            .unwrap_or(Duration::ZERO);
+        let begun = begun.checked_sub(age).unwrap_or(begun);
+        names(path, &saved.objects, &saved.prefixes, begun, true)
+    }
+
+    /// Lays the journal's records over a folder: what is new, renamed or deleted here.
+    fn overlay(&self, tree: &mut Tree, ino: Ino, path: &str, mut records: Vec<Record>) {
+        let now = self.clock.instant();
+        records.sort_by_key(|record| !matches!(record.change, Change::Delete));
+        for record in records {
+            let key = record.key.as_str();
+            let Some(rest) = below(key, path) else {
+                continue;
+            };
+            match rest.split_once('/') {
+                None => self.overlay_file(tree, ino, rest, &record, now),
+                Some((name, deeper)) => {
+                    let deleted = matches!(record.change, Change::Delete);
+                    if !deleted {
+                        tree.insert_folder(ino, name, now);
+                    } else if deeper.is_empty() {
+                        tree.remove(ino, name, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn overlay_file(
+        &self,
+        tree: &mut Tree,
+        parent: Ino,
+        name: &str,
+        record: &Record,
+        now: Instant,
+    ) {
+        if tree
+            .dir(parent)
+            .and_then(|dir| dir.entry(name))
+            .is_some_and(|entry| {
+                tree.inode(entry.ino)
+                    .is_some_and(|inode| inode.state.lock().staged().is_some())
+            })
+        {
+            return;
+        }
+        let state = match &record.change {
+            Change::Delete => {
+                tree.remove(parent, name, now);
+                return;
+            }
+            Change::Folder { .. } => return,
+            Change::Put {
+                file, attributes, ..
+            } => {
+                let file = match self.staging.open_file(*file) {
+                    Ok(file) => file,
+                    Err(error) => {
+                        log::error!("staged bytes of {} cannot be opened: {error}", record.key);
+                        return;
+                    }
+                };
+                let mut meta = tree.defaults.clone();
+                if let Ok(status) = file.file().metadata() {
+                    meta.size = status.len();
+                    meta.mtime = status.modified().unwrap_or(meta.mtime);
+                    meta.ctime = meta.mtime;
+                }
+                meta.apply(attributes);
+                let staged = Staged {
+                    file,
+                    writer: Writer::Own,
+                    open: false,
+                    pristine: None,
+                };
+                State::new(meta, Content::Staged(staged), now)
+            }
+            Change::Copy {
+                source,
+                size,
+                attributes,
+            } => {
+                let mut meta = Meta {
+                    size: *size,
+                    ..tree.defaults.clone()
+                };
+                meta.apply(attributes);
+                let remote = Remote {
+                    version: source.clone(),
+                    origin: Origin::Primary,
+                    file: None,
+                };
+                State::new(meta, Content::Remote(remote), now)
+            }
+        };
+        let ino = tree.new_ino();
+        let inode = Arc::new(Inode {
+            ino,
+            kind: Kind::File,
+            state: Mutex::new(state),
+        });
+        tree.insert_file(parent, name, &inode, now);
+    }
+
+    /// Whether a folder's listing is missing or older than it may be.
+    pub(super) fn is_listing_old(&self, ino: Ino) -> bool {
+        if ino == Ino::ROOT {
+            return false;
+        }
+        let now = self.clock.instant();
+        let listed_at = self.tree.lock().dir(ino).and_then(|dir| dir.listed_at);
+        listed_at.is_none_or(|listed| now.saturating_duration_since(listed) > self.options.list_ttl)
+    }
+
+    /// Whether all names of a folder are known, however old the knowledge is.
+    pub(super) fn is_listing_complete(&self, ino: Ino) -> bool {
+        self.tree
+            .lock()
+            .dir(ino)
+            .is_some_and(|dir| dir.listed_at.is_some())
+    }
+
+    /// Starts a listing of the folder unless one is running; returns when it ends through the
+    /// receiver: true if it was completed.
+    pub(super) fn refresh(self: &Arc<Self>, ino: Ino, path: &str) -> watch::Receiver<bool> {
+        let mut running = self.listings.0.lock();
+        if let Some(receiver) = running.get(&ino) {
+            return receiver.clone();
+        }
+        let (sender, receiver) = watch::channel(false);
+        running.insert(ino, receiver.clone());
+        drop(running);
+        let (fs, path) = (self.clone(), path.to_owned());
+        self.runtime.spawn(async move {
+            let done = fs.list_folder(ino, &path).await;
+            if let Err(error) = &done {
+                log::warn!("listing {path:?}: {error}");
+            }
+            fs.listings.0.lock().remove(&ino);
+            let _ = sender.send(done.is_ok());
+        });
+        receiver
+    }
+
+    /// Waits for a fresh listing as long as `patience` says; true if there is one.
+    pub(super) async fn refreshed(
+        self: &Arc<Self>,
+        ino: Ino,
+        path: &str,
+        patience: Duration,
+    ) -> bool {
+        let mut receiver = self.refresh(ino, path);
+        // An error of `changed` means that the task has ended: its last word counts.
+        let _ = tokio::time::timeout(patience, receiver.changed()).await;
+        let done = *receiver.borrow();
+        done
+    }
+
+    async fn list_folder(self: &Arc<Self>, ino: Ino, path: &str) -> StoreResult<()> {
+        let begun = self.clock.instant();
+        let (mut objects, mut prefixes, mut complete) = (Vec::new(), Vec::new(), true);
+        let mut continuation = None;
+        loop {
+            let page = self.list_page(path, continuation).await?;
+            complete &= !page.incomplete;
+            objects.extend(page.objects);
+            prefixes.extend(page.prefixes);
+            continuation = page.next;
+            if continuation.is_none() {
+                break;
+            }
+        }
+        if objects.len() > MERGE_LOG_NAMES {
+            log::info!("listed {path:?}: {} objects", objects.len());
+        }
+        if complete {
+            self.cache.save_listing(path, &objects, &prefixes);
+        }
+        self.merge(ino, path, names(path, &objects, &prefixes, begun, complete));
+        Ok(())
+    }
+
+    async fn list_page(&self, path: &str, continuation: Option<String>) -> StoreResult<ListPage> {
+        let request = ListRequest {
+            prefix: path.to_owned(),
+            delimited: true,
+            continuation,
+            max_keys: None,
+        };
+        let page = self.store.list(request).await;
+        self.note_result(&page);
+        page
+    }
+
+    fn merge(&self, ino: Ino, path: &str, listing: Listing) {
+        let _changes = self.changes.lock();
+        let own: HashSet<String> = self
+            .journal()
+            .records_below(path)
+            .iter()
+            .filter_map(|record| below(record.key.as_str(), path))
+            .map(|rest| fold(rest.split('/').next().unwrap_or(rest)).into_owned())
+            .collect();
+        let stale = self.tree.lock().apply_listing(ino, listing, &own);
+        self.tell_stale(stale);
+    }
+
+    /// Takes over what an answer of the bucket told about an object beside its bytes.
+    pub(super) fn learn(&self, info: &ObjectInfo) {
+        let attributes = FileAttributes::from_metadata(&info.metadata);
+        if attributes == FileAttributes::default() {
+            return;
+        }
+        if self.journal().attributes(&info.version).as_ref() != Some(&attributes) {
+            let keep = crate::staging::Edit::KeepAttributes {
+                version: info.version.clone(),
+                attributes: attributes.clone(),
+            };
+            if let Err(error) = self.journal().apply(vec![keep]) {
+                log::warn!("attributes of {} are not kept: {error}", info.version.key);
+            }
+        }
+        let inode = {
+            let tree = self.tree.lock();
+            let found = tree.find(info.version.key.as_str());
+            found.and_then(|(_, entry)| tree.inode(entry.ino)).cloned()
+        };
+        let Some(inode) = inode else { return };
+        let mut state = inode.state.lock();
+        if state
+            .remote()
+            .is_some_and(|remote| remote.version == info.version)
+        {
+            let before = state.meta.mtime;
+            state.meta.apply(&attributes);
+            if before != state.meta.mtime {
+                drop(state);
+                self.tell_attributes(inode.ino);
+            }
+        }
+    }
+
+    /// Gives an inode that has just come into memory the attributes that are kept for its version.
+    pub(super) fn apply_kept_attributes(&self, inode: &Inode) {
+        let mut state = inode.state.lock();
+        let Some(version) = state.remote().map(|remote| remote.version.clone()) else {
+            return;
+        };
+        if let Some(attributes) = self.journal().attributes(&version) {
+            state.meta.apply(&attributes);
+        }
+    }
+}
+
+/// Returns what follows `path` in `key`, if the key lies below; both spellings of a name count.
+fn below<'a>(key: &'a str, path: &str) -> Option<&'a str> {
+    if let Some(rest) = key.strip_prefix(path) {
+        return (!rest.is_empty()).then_some(rest);
+    }
+    let depth = path.matches('/').count();
+    let cut = key.match_indices('/').nth(depth.checked_sub(1)?)?.0 + 1;
+    (fold(&key[..cut]) == fold(path) && cut < key.len()).then(|| &key[cut..])
+}
+
+fn names(
+    path: &str,
+    objects: &[ListedObject],
+    prefixes: &[String],
+    begun: Instant,
+    complete: bool,
+) -> Listing {
+    let mut listing = Listing {
+        files: Vec::new(),
+        folders: Vec::new(),
+        marker: None,
+        complete,
+        begun,
+    };
+    for object in objects {
+        let key = object.version.key.as_str();
+        if key == path {
+            listing.marker = Some(object.version.etag.clone());
+            continue;
+        }
+        match key.strip_prefix(path) {
+            Some(name) if name::is_showable(name) && !name.contains('/') => {
+                listing
+                    .files
+                    .push((name.to_owned(), Listed::from_object(object, begun)));
+            }
+            _ => log::debug!("{key:?} cannot be shown as a file"),
+        }
+    }
+    for prefix in prefixes {
+        match prefix
+            .strip_prefix(path)
+            .and_then(|rest| rest.strip_suffix('/'))
+        {
+            Some(name) if name::is_showable(name) => listing.folders.push(name.to_owned()),
+            _ => log::debug!("{prefix:?} cannot be shown as a folder"),
+        }
+    }
+    listing
+}
+
+/// A version with the key in the spelling that was asked for; used to look a file up.
+pub(super) fn listed_from_info(info: &ObjectInfo, now: Instant) -> Listed {
+    Listed {
+        version: ObjectVersion {
+            key: info.version.key.clone(),
+            etag: info.version.etag.clone(),
+        },
+        origin: info.origin,
+        size: info.size,
+        last_modified: info.last_modified,
+        checked_at: now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::below;
+
+    #[test]
+    fn both_spellings_of_a_folder_lie_above() {
+        assert_eq!(below("a/b/c", "a/"), Some("b/c"));
+        assert_eq!(below("a/", "a/"), None);
+        assert_eq!(below("cafe\u{301}/x", "café/"), Some("x"));
+        assert_eq!(below("b/x", "a/"), None);
+        assert_eq!(below("x", ""), Some("x"));
+    }
+}

@@ -1,0 +1,420 @@
+//! Opening and closing files.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::attr::{Fh, Ino, Kind};
+use super::handle::{FileHandle, Handle};
+use super::inode::{Content, Inode, Listed, Pristine, Remote, State, reopen};
+use super::passthrough::{IoChoice, Open};
+use super::{Fs, Opened};
+use crate::cache::{CacheFile, ReadStream};
+use crate::error::{FsError, FsResult};
+use crate::staging::{Change, Edit, PutState};
+use crate::store::{ObjectVersion, ReadCondition, StoreError};
+
+/// What an open file is for.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenFlags {
+    /// The flags of open(2).
+    pub raw: i32,
+}
+
+impl OpenFlags {
+    pub(super) fn writes(self) -> bool {
+        self.raw & libc::O_ACCMODE != libc::O_RDONLY
+    }
+
+    pub(super) fn truncates(self) -> bool {
+        self.raw & libc::O_TRUNC != 0
+    }
+
+    pub(super) fn exclusive(self) -> bool {
+        self.raw & libc::O_EXCL != 0
+    }
+}
+
+impl Fs {
+    /// Opens a file. Inline unless its version must be checked, that is once in the listing's
+    /// time to live.
+    ///
+    /// # Errors
+    /// `Stale` if the name shows another version by now: the kernel looks it up again and opens
+    /// that one.
+    pub async fn open(self: &Arc<Self>, ino: Ino, flags: OpenFlags) -> FsResult<Opened> {
+        if self.local(ino).is_some() {
+            return self.open_local(ino, flags);
+        }
+        let inode = self.inode(ino)?;
+        if inode.kind == Kind::Folder {
+            return Err(FsError::IsADirectory);
+        }
+        self.check_version(&inode).await?;
+        if flags.truncates() && flags.writes() {
+            self.truncate_content(&inode, 0).await?;
+        }
+        let file = self.open_cache_file(&inode)?;
+        if flags.writes() && inode.state.lock().gate.passes_through() {
+            // Readers see the cache file itself: it becomes the staged file, or, if it has lost
+            // its name, they keep it and the writer gets an inode of its own.
+            if file.as_ref().is_some_and(|file| !file.is_named()) {
+                return Err(self.divorce(&inode));
+            }
+            self.make_writable(&inode).await?;
+        }
+        let opened = self.open_handle(&inode, flags, file.as_ref());
+        if let (IoChoice::Cached { .. }, Some(file)) = (&opened.io, file)
+            && !file.is_complete()
+            && !flags.truncates()
+        {
+            let handle = self.handles.get(opened.fh)?;
+            if let Handle::File(handle) = &*handle {
+                file.prefetch(&handle.stream);
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Opens the cache entry of a file that is in the bucket, and counts the hit.
+    fn open_cache_file(&self, inode: &Inode) -> FsResult<Option<Arc<CacheFile>>> {
+        let (version, size) = {
+            let state = inode.state.lock();
+            match &state.content {
+                Content::Remote(remote) => (remote.version.clone(), state.meta.size),
+                Content::Staged(_) | Content::Folder => return Ok(None),
+            }
+        };
+        let file = self.cache.open_file(&version, size)?;
+        self.cache.note_open(file.is_complete());
+        let mut state = inode.state.lock();
+        if let Content::Remote(remote) = &mut state.content
+            && remote.version == version
+        {
+            remote.file = Some(file.clone());
+        }
+        Ok(Some(file))
+    }
+
+    /// Makes a handle. Counts as open from now on, so the caller must reply or release.
+    pub(super) fn open_handle(
+        &self,
+        inode: &Arc<Inode>,
+        flags: OpenFlags,
+        file: Option<&Arc<CacheFile>>,
+    ) -> Opened {
+        let mut state = inode.state.lock();
+        let writes = flags.writes();
+        state.writers += u32::from(writes);
+        let whole = file
+            .filter(|file| !writes && file.is_complete())
+            .map(|file| file.file());
+        let whole = whole.filter(|_| matches!(state.content, Content::Remote(_)));
+        let open = Open {
+            file: whole,
+            writes_to_us: writes,
+        };
+        let io = self.choose_io(&mut state.gate, &open);
+        drop(state);
+        let handle = FileHandle {
+            inode: inode.clone(),
+            writes,
+            stream: ReadStream::default(),
+        };
+        Opened {
+            fh: self.handles.insert(Handle::File(handle)),
+            io,
+        }
+    }
+
+    /// Asks the bucket whether a clean file is still what the name shows, if that is due.
+    async fn check_version(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
+        let (version, due) = {
+            let state = inode.state.lock();
+            if state.superseded {
+                return Err(FsError::Stale);
+            }
+            let Content::Remote(remote) = &state.content else {
+                return Ok(());
+            };
+            let age = self
+                .clock
+                .instant()
+                .saturating_duration_since(state.checked_at);
+            let held = self.cache.get(&remote.version);
+            let expired = held.as_ref().is_some_and(|file| file.is_expired());
+            (
+                remote.version.clone(),
+                age > self.options.list_ttl || expired,
+            )
+        };
+        // A rename that is on its way reads from the old key, whose version is pinned.
+        let moved = self
+            .tree
+            .lock()
+            .key(inode.ino)
+            .is_none_or(|key| key != version.key);
+        if !due || moved || !self.is_reachable() {
+            return Ok(());
+        }
+        let condition = ReadCondition::IfNoneMatch(version.etag.clone());
+        let asked = tokio::time::timeout(
+            super::LOOKUP_DEADLINE,
+            self.store.head(&version.key, condition),
+        )
+        .await
+        .unwrap_or_else(|_| {
+            Err(StoreError::Unavailable {
+                message: "no answer".into(),
+                retry_after: None,
+            })
+        });
+        self.note_result(&asked);
+        match asked {
+            Err(StoreError::NotModified) => self.note_checked(inode, &version),
+            Ok(info) if info.version.etag == version.etag => self.note_checked(inode, &version),
+            Ok(info) => {
+                let listed = super::listing::listed_from_info(&info, self.clock.instant());
+                self.learn(&info);
+                return Err(self.supersede(inode, &version, Some(listed)));
+            }
+            Err(StoreError::NotFound) => return Err(self.supersede(inode, &version, None)),
+            // Not reachable: what is cached is served, and what is not will say so when read.
+            Err(error) if error.is_transient() => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn note_checked(&self, inode: &Inode, version: &ObjectVersion) {
+        inode.state.lock().checked_at = self.clock.instant();
+        self.cache.revalidated(version);
+    }
+
+    /// The bucket shows another version: the name is for a new inode from now on.
+    fn supersede(&self, inode: &Inode, known: &ObjectVersion, listed: Option<Listed>) -> FsError {
+        let _changes = self.changes.lock();
+        let mut tree = self.tree.lock();
+        if inode
+            .state
+            .lock()
+            .remote()
+            .is_none_or(|remote| remote.version != *known)
+        {
+            // It was changed here meanwhile; the upload will find out about the other.
+            return FsError::Stale;
+        }
+        let stale = tree.supersede(inode.ino, listed);
+        drop(tree);
+        self.tell_stale(stale.into_iter().collect());
+        FsError::Stale
+    }
+
+    /// Readers keep an inode without a name; the name gets a new one for the writer.
+    fn divorce(&self, inode: &Inode) -> FsError {
+        let known = {
+            let state = inode.state.lock();
+            let Content::Remote(remote) = &state.content else {
+                return FsError::Stale;
+            };
+            let listed = Listed {
+                version: remote.version.clone(),
+                origin: remote.origin,
+                size: state.meta.size,
+                last_modified: state.meta.mtime,
+                checked_at: state.checked_at,
+            };
+            (remote.version.clone(), listed)
+        };
+        // The nameless file stays with its readers alone.
+        self.cache.forget(&known.0);
+        self.supersede(inode, &known.0, Some(known.1))
+    }
+
+    /// Closes a handle. The last writer's close seals the version for the uploader.
+    pub fn release(self: &Arc<Self>, fh: Fh) {
+        let Some(handle) = self.handles.remove(fh) else {
+            return;
+        };
+        match &*handle {
+            Handle::File(file) => self.release_file(file),
+            Handle::Local { ino, fh } => {
+                if let Some(local) = self.local(*ino) {
+                    local.release(*fh);
+                }
+                let mut gates = self.local_gates.lock();
+                if let Some(gate) = gates.get_mut(ino) {
+                    gate.close();
+                    if gate.handles() == 0 {
+                        gates.remove(ino);
+                    }
+                }
+            }
+            Handle::Folder { .. } => {}
+        }
+    }
+
+    fn release_file(self: &Arc<Self>, handle: &FileHandle) {
+        let inode = &handle.inode;
+        let passed_through = {
+            let mut state = inode.state.lock();
+            let passed_through = state.gate.passes_through();
+            state.gate.close();
+            state.writers -= u32::from(handle.writes);
+            passed_through
+        };
+        if handle.writes {
+            self.close_version(inode, passed_through);
+        }
+        self.tree.lock().release_memory(inode.ino);
+    }
+
+    /// No writer is left, it seems: the version is settled and handed to the uploader. A shared
+    /// map outlives its descriptor when the kernel passes through, so in that case the file must
+    /// prove that nobody can write it any more; until then it stays open.
+    pub(super) fn close_version(self: &Arc<Self>, inode: &Arc<Inode>, passed_through: bool) {
+        if passed_through && !no_writer_left(inode) {
+            let (fs, inode) = (self.clone(), inode.clone());
+            self.runtime.spawn(async move {
+                tokio::time::sleep(MAP_POLL).await;
+                fs.close_version(&inode, true);
+            });
+            return;
+        }
+        if let Err(error) = self.seal(inode) {
+            log::error!(
+                "closing {:?}: {error}; it stays open in the journal",
+                inode.ino
+            );
+        }
+    }
+
+    /// Tells the journal that a file has no writer any more.
+    fn seal(&self, inode: &Arc<Inode>) -> FsResult<()> {
+        let _changes = self.changes.lock();
+        let key = self.tree.lock().key(inode.ino);
+        let mut state = inode.state.lock();
+        if state.writers > 0 {
+            return Ok(());
+        }
+        let Content::Staged(staged) = &state.content else {
+            return Ok(());
+        };
+        if !staged.open {
+            return Ok(());
+        }
+        let Some(key) = key else { return Ok(()) };
+        let staged = staged.clone();
+        let length = staged.file.file().metadata()?.len();
+        if let Some(pristine) = &staged.pristine
+            && is_untouched(&staged.file, pristine)
+        {
+            return self.give_back(&mut state, &key, pristine.version.clone());
+        }
+        // A store through a map moved the file's own time only.
+        let stored = staged.file.file().metadata()?.modified()?;
+        state.meta.mtime = state.meta.mtime.max(stored);
+        let attributes = state.meta.to_attributes();
+        let base = self.journal().record(&key).and_then(|record| record.base);
+        drop(state);
+        let change = Change::Put {
+            file: staged.file.id(),
+            state: PutState::Closed { length },
+            attributes,
+        };
+        self.apply(vec![Edit::Set { key, base, change }])?;
+        let mut state = inode.state.lock();
+        if let Content::Staged(staged) = &mut state.content {
+            staged.open = false;
+            staged.pristine = None;
+        }
+        state.meta.size = length;
+        drop(state);
+        self.staging.sync_behind(staged.file);
+        Ok(())
+    }
+
+    /// A writer opened the file and wrote nothing: the bytes are still the bucket's.
+    fn give_back(
+        &self,
+        state: &mut State,
+        key: &crate::store::Key,
+        version: ObjectVersion,
+    ) -> FsResult<()> {
+        let Content::Staged(staged) = &state.content else {
+            return Ok(());
+        };
+        let id = staged.file.id();
+        let adopt = Edit::Adopt {
+            file: id,
+            version: version.clone(),
+        };
+        self.apply(vec![Edit::Remove { key: key.clone() }, adopt])?;
+        let file = reopen(staged.file.file(), false)?;
+        let file = self.cache.adopt(&version, id, file, self.staging.path(id));
+        state.content = Content::Remote(Remote {
+            version,
+            origin: Default::default(),
+            file: Some(file),
+        });
+        Ok(())
+    }
+
+    /// A handle of a local file, as the local tree counts it.
+    pub(super) fn local_handle(&self, fh: Fh) -> Option<Fh> {
+        match &*self.handles.get(fh).ok()? {
+            Handle::Local { fh, .. } => Some(*fh),
+            Handle::File(_) | Handle::Folder { .. } => None,
+        }
+    }
+
+    fn open_local(&self, ino: Ino, flags: OpenFlags) -> FsResult<Opened> {
+        let local = self.local(ino).ok_or(FsError::NotFound)?;
+        let (fh, file) = local.open(ino, flags.raw)?;
+        Ok(self.opened_local(ino, fh, &file))
+    }
+
+    pub(super) fn opened_local(&self, ino: Ino, fh: Fh, file: &File) -> Opened {
+        let backing = self.local(ino).and_then(|local| local.backing(ino, fh));
+        let mut gates = self.local_gates.lock();
+        let gate = gates.entry(ino).or_default();
+        // What does not pass through may have been changed beside the mount.
+        gate.invalidate_pages();
+        let file = backing.as_deref().unwrap_or(file);
+        let io = self.choose_io(
+            gate,
+            &Open {
+                file: Some(file),
+                writes_to_us: false,
+            },
+        );
+        drop(gates);
+        Opened {
+            fh: self.handles.insert(Handle::Local { ino, fh }),
+            io,
+        }
+    }
+}
+
+/// How often a file with a map that may outlive its descriptor is looked at.
+const MAP_POLL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Whether nobody can write the staged file any more.
+fn no_writer_left(inode: &Inode) -> bool {
+    match &mut inode.state.lock().content {
+        Content::Staged(staged) => staged.has_no_writer(),
+        Content::Remote(_) | Content::Folder => true,
+    }
+}
+
+/// Whether a file that was taken from the cache still has the bytes it had then.
+fn is_untouched(file: &crate::staging::StagedFile, pristine: &Pristine) -> bool {
+    // Synced first, so that a store through a map moves the modification time.
+    file.generation() == pristine.generation
+        && file.file().sync_data().is_ok()
+        && file
+            .file()
+            .metadata()
+            .and_then(|status| status.modified())
+            .is_ok_and(|mtime: SystemTime| mtime == pristine.mtime)
+}

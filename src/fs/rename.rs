@@ -1,0 +1,306 @@
+//! Renaming files and folders: at once in the tree, journaled, carried out behind.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use super::Fs;
+use super::attr::{Ino, Kind};
+use super::inode::{Content, Inode, Remote};
+use super::name::{self, fold};
+use crate::error::{FsError, FsResult};
+use crate::staging::{Change, Edit};
+use crate::store::{Key, Origin};
+
+/// One file that gets another key.
+struct Move {
+    inode: Arc<Inode>,
+    from: Key,
+    to: Key,
+}
+
+impl Fs {
+    /// Renames a file or folder. What has the new name already, loses it in the same step.
+    ///
+    /// # Errors
+    /// `Exists` with `RENAME_NOREPLACE`; `InvalidArgument` for `RENAME_EXCHANGE`; `CrossDevice`
+    /// between the bucket and a local tree.
+    pub async fn rename(
+        self: &Arc<Self>,
+        from: (Ino, &OsStr),
+        to: (Ino, &OsStr),
+        flags: u32,
+    ) -> FsResult<()> {
+        let source = self.local_parent(from.0, from.1)?;
+        let target = self.local_parent(to.0, to.1)?;
+        match (source, target) {
+            (Some((a, from_dir)), Some((b, to_dir))) if std::ptr::eq(a, b) => {
+                return a.rename(from_dir, from.1, to_dir, to.1, flags);
+            }
+            (None, None) => {}
+            _ => return Err(FsError::CrossDevice),
+        }
+        if flags & !libc::RENAME_NOREPLACE != 0 {
+            return Err(FsError::InvalidArgument(
+                "only RENAME_NOREPLACE is supported",
+            ));
+        }
+        let from = (from.0, from.1.to_str().ok_or(FsError::NotFound)?);
+        let to = (to.0, name::check(to.1)?);
+        self.load_dir(from.0)?;
+        self.load_dir(to.0)?;
+        let kind = self.kind_of(from).ok_or(FsError::NotFound)?;
+        if flags & libc::RENAME_NOREPLACE != 0 && self.kind_of(to).is_some() {
+            return Err(FsError::Exists);
+        }
+        if from.0 == to.0 && fold(from.1) == fold(to.1) {
+            return self.respell(from, to.1);
+        }
+        match (kind, self.kind_of(to)) {
+            (Kind::Folder, Some(Kind::Folder) | None) => self.rename_folder(from, to).await,
+            (Kind::Folder, Some(_)) => Err(FsError::NotADirectory),
+            (_, Some(Kind::Folder)) => Err(FsError::IsADirectory),
+            _ => self.rename_file(from, to),
+        }
+    }
+
+    fn kind_of(&self, (parent, name): (Ino, &str)) -> Option<Kind> {
+        Some(self.tree.lock().dir(parent)?.entry(name)?.kind)
+    }
+
+    /// Only the normal form of the name changes: for R2 it is the same key, which a copy and a
+    /// delete would lose.
+    fn respell(&self, from: (Ino, &str), to: &str) -> FsResult<()> {
+        let _changes = self.changes.lock();
+        let now = self.clock.instant();
+        self.tree
+            .lock()
+            .rename(from, (from.0, to), now)
+            .ok_or(FsError::NotFound)
+    }
+
+    fn rename_file(&self, from: (Ino, &str), to: (Ino, &str)) -> FsResult<()> {
+        let _changes = self.changes.lock();
+        let (inode, replaced, source, target) = {
+            let mut tree = self.tree.lock();
+            let inode = tree.materialise(from.0, from.1).ok_or(FsError::NotFound)?;
+            let replaced = tree.materialise(to.0, to.1);
+            let source = tree.key(inode.ino).ok_or(FsError::NotFound)?;
+            let path = tree.path(to.0).ok_or(FsError::NotFound)?;
+            (inode, replaced, source, name::key_in(&path, to.1)?)
+        };
+        let mut edits = Vec::new();
+        let moved = Move {
+            inode,
+            from: source,
+            to: target,
+        };
+        self.move_edits(&moved, replaced.as_ref(), &mut edits)?;
+        self.apply(edits)?;
+        let now = self.clock.instant();
+        self.tree.lock().rename(from, to, now);
+        self.touch_folder(from.0);
+        self.touch_folder(to.0);
+        Ok(())
+    }
+
+    /// What the journal must say when a file moves from one key to another.
+    fn move_edits(
+        &self,
+        moved: &Move,
+        replaced: Option<&Arc<Inode>>,
+        edits: &mut Vec<Edit>,
+    ) -> FsResult<()> {
+        if self.journal().record(&moved.from).is_none() {
+            // It may have come into memory only now; what is changed has a record.
+            self.apply_kept_attributes(&moved.inode);
+        }
+        let replaced_remote = replaced.and_then(|inode| inode.state.lock().remote().cloned());
+        let replaced_staged =
+            replaced.and_then(|inode| inode.state.lock().staged().map(|s| s.file.id()));
+        let base = self.base_of(&moved.to, replaced_remote.as_ref());
+        let (remote, attributes, size) = {
+            let state = moved.inode.state.lock();
+            (
+                state.remote().cloned(),
+                state.meta.to_attributes(),
+                state.meta.size,
+            )
+        };
+        let change = match &remote {
+            Some(Remote { version, .. }) => Change::Copy {
+                source: version.clone(),
+                size,
+                attributes,
+            },
+            None => match self.journal().record(&moved.from) {
+                Some(record) => record.change,
+                None => return Err(FsError::Stale),
+            },
+        };
+        let is_back = remote.as_ref().is_some_and(|remote| {
+            remote.origin == Origin::Primary
+                && remote.version.key.folded() == moved.to.folded()
+                && base.as_ref() == Some(&remote.version.etag)
+        });
+        self.leave(moved, remote.as_ref(), edits)?;
+        match is_back && self.keeps_attributes(moved) {
+            // Renamed back before anything was done: the bucket is right as it is.
+            true => edits.push(Edit::Remove {
+                key: moved.to.clone(),
+            }),
+            false => edits.push(Edit::Set {
+                key: moved.to.clone(),
+                base,
+                change,
+            }),
+        }
+        edits.extend(replaced_staged.map(|file| Edit::Discard { file }));
+        Ok(())
+    }
+
+    fn keeps_attributes(&self, moved: &Move) -> bool {
+        let state = moved.inode.state.lock();
+        let Some(remote) = state.remote() else {
+            return false;
+        };
+        self.journal()
+            .attributes(&remote.version)
+            .is_none_or(|kept| kept == state.meta.to_attributes())
+    }
+
+    /// The old key of a move becomes a tombstone, if the bucket has or may come to have it.
+    fn leave(&self, moved: &Move, remote: Option<&Remote>, edits: &mut Vec<Edit>) -> FsResult<()> {
+        if let Some(hidden) = &self.hidden {
+            hidden.hide(&moved.from)?;
+        }
+        let key = moved.from.clone();
+        let base = self.base_of(&key, remote);
+        match base {
+            None if self.journal().attempts(&key).is_empty() => edits.push(Edit::Remove { key }),
+            base => edits.push(Edit::Set {
+                key,
+                base,
+                change: Change::Delete,
+            }),
+        }
+        Ok(())
+    }
+
+    /// Every object below gets another key. The folder's content must be known for that, so this
+    /// asks the bucket for listings first; the change itself is one transaction.
+    async fn rename_folder(self: &Arc<Self>, from: (Ino, &str), to: (Ino, &str)) -> FsResult<()> {
+        let ino = self.folder_named(from.0, from.1)?;
+        self.know_subtree(ino).await?;
+        if self.kind_of(to).is_some() {
+            self.rmdir(to.0, OsStr::new(to.1)).await?;
+        }
+        let _changes = self.changes.lock();
+        let mut edits = Vec::new();
+        let (old, new) = {
+            let tree = self.tree.lock();
+            let mut above = Some(to.0);
+            while let Some(at) = above {
+                if at == ino {
+                    return Err(FsError::InvalidArgument("a folder cannot move into itself"));
+                }
+                above = tree.place(at).map(|place| place.parent);
+            }
+            let old = tree.path(ino).ok_or(FsError::NotFound)?;
+            let new = tree.path(to.0).ok_or(FsError::NotFound)?;
+            (old, format!("{new}{}/", to.1))
+        };
+        self.subtree_edits(ino, &old, &new, &mut edits)?;
+        self.apply(edits)?;
+        let now = self.clock.instant();
+        self.tree.lock().rename(from, to, now);
+        self.touch_folder(from.0);
+        self.touch_folder(to.0);
+        Ok(())
+    }
+
+    async fn know_subtree(self: &Arc<Self>, ino: Ino) -> FsResult<()> {
+        let mut waiting = vec![ino];
+        while let Some(ino) = waiting.pop() {
+            let path = self.load_dir(ino)?;
+            self.freshen(ino, &path).await?;
+            if !self.is_listing_complete(ino) {
+                return Err(FsError::DeadlineExceeded);
+            }
+            let tree = self.tree.lock();
+            let dir = tree.dir(ino).ok_or(FsError::NotFound)?;
+            waiting.extend(
+                dir.entries()
+                    .filter(|entry| entry.kind == Kind::Folder)
+                    .map(|entry| entry.ino),
+            );
+        }
+        Ok(())
+    }
+
+    fn subtree_edits(&self, ino: Ino, old: &str, new: &str, edits: &mut Vec<Edit>) -> FsResult<()> {
+        let (files, folders, marker) = {
+            let mut tree = self.tree.lock();
+            let dir = tree.dir(ino).ok_or(FsError::NotFound)?;
+            let marker = dir.marker.clone();
+            let (files, folders): (Vec<_>, Vec<_>) = dir
+                .entries()
+                .cloned()
+                .partition(|entry| entry.kind != Kind::Folder);
+            let files: Vec<_> = files
+                .iter()
+                .filter_map(|entry| {
+                    Some((
+                        tree.materialise(ino, &entry.spelling)?,
+                        entry.spelling.clone(),
+                    ))
+                })
+                .collect();
+            (files, folders, marker)
+        };
+        for (inode, name) in files {
+            let from = name::key_in(old, &name)?;
+            let moved = Move {
+                inode,
+                from,
+                to: name::key_in(new, &name)?,
+            };
+            self.move_edits(&moved, None, edits)?;
+        }
+        for folder in folders {
+            let (old, new) = (
+                format!("{old}{}/", folder.spelling),
+                format!("{new}{}/", folder.spelling),
+            );
+            self.subtree_edits(folder.ino, &old, &new, edits)?;
+        }
+        let source = Key::new(old).ok_or(FsError::NameTooLong)?;
+        let target = Key::new(new).ok_or(FsError::NameTooLong)?;
+        let attributes = match self.tree.lock().inode(ino) {
+            Some(inode) => inode.state.lock().meta.to_attributes(),
+            None => return Err(FsError::Stale),
+        };
+        let base = self.base_of(&target, None);
+        edits.push(Edit::Set {
+            key: target,
+            base,
+            change: Change::Folder { attributes },
+        });
+        edits.push(self.marker_removal(&source, marker));
+        Ok(())
+    }
+
+    /// After a rename or an upload the object lies under its new key.
+    pub(super) fn version_moved(&self, inode: &Inode, to: &crate::store::ObjectVersion) {
+        let mut state = inode.state.lock();
+        let now = self.clock.instant();
+        state.checked_at = now;
+        if let Content::Remote(remote) = &mut state.content {
+            let from = std::mem::replace(&mut remote.version, to.clone());
+            remote.origin = Origin::Primary;
+            drop(state);
+            if from != *to {
+                self.cache.rename_version(&from, to);
+            }
+        }
+    }
+}

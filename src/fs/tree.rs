@@ -1,0 +1,660 @@
+//! The names: folders, what they hold, and which inode each name stands for.
+//!
+//! The tree is an overlay. Below lies the bucket as last listed, above it the journal's records
+//! and what has changed here since a listing was begun: an old listing never brings back what was
+//! deleted here, nor hides what was made here. The tree knows names only; what the bytes are is the
+//! inode's matter.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use parking_lot::Mutex;
+
+use super::attr::{Ino, Kind};
+use super::inode::{Content, Inode, Listed, Meta, Remote, State};
+use super::name::fold;
+use crate::store::{ETag, Key};
+
+/// All names and inodes that are known.
+pub(super) struct Tree {
+    nodes: HashMap<Ino, Node>,
+    dirs: HashMap<Ino, Dir>,
+    next_ino: u64,
+    /// Attributes of what the bucket tells nothing about.
+    pub(super) defaults: Meta,
+}
+
+struct Node {
+    inode: Arc<Inode>,
+    /// `None` once the name is gone (or shows another version).
+    place: Option<Place>,
+    /// What the kernel still holds; raised before a reply leaves.
+    lookups: u64,
+}
+
+/// Where an inode's name stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Place {
+    /// The folder.
+    pub(super) parent: Ino,
+    /// The name in its folded form.
+    pub(super) name: Box<str>,
+}
+
+/// A folder's names.
+#[derive(Default)]
+pub(super) struct Dir {
+    entries: BTreeMap<Box<str>, Entry>,
+    /// Names that were changed here, with the time: a listing begun before does not count for them.
+    recent: HashMap<Box<str>, Instant>,
+    /// When the listing that the entries come from was begun; `None` if they are not complete.
+    pub(super) listed_at: Option<Instant>,
+    /// Whether the saved listing and the journal's records have been laid over it.
+    pub(super) loaded: bool,
+    /// The tag of the folder's marker object, if there is one.
+    pub(super) marker: Option<ETag>,
+}
+
+/// One name.
+#[derive(Clone)]
+pub(super) struct Entry {
+    /// As it was last written.
+    pub(super) spelling: Box<str>,
+    /// Its inode, which need not be in memory.
+    pub(super) ino: Ino,
+    /// File or folder.
+    pub(super) kind: Kind,
+    /// What is known of a file that is not in memory as an inode.
+    listed: Option<Box<Listed>>,
+}
+
+/// A complete or partial listing of one folder, names only.
+pub(super) struct Listing {
+    /// Files by name.
+    pub(super) files: Vec<(String, Listed)>,
+    /// Folders by name.
+    pub(super) folders: Vec<String>,
+    /// The marker's tag.
+    pub(super) marker: Option<ETag>,
+    /// Whether what it does not name is absent.
+    pub(super) complete: bool,
+    /// When it was begun.
+    pub(super) begun: Instant,
+}
+
+/// A name whose kernel entry is no longer right.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Stale {
+    /// The folder.
+    pub(super) parent: Ino,
+    /// The name as the kernel was given it.
+    pub(super) name: Box<str>,
+}
+
+impl Tree {
+    /// Returns a tree with the root and its collections, each a folder of the bucket.
+    pub(super) fn new(collections: &[String], defaults: Meta, now: Instant) -> Tree {
+        let mut tree = Tree {
+            nodes: HashMap::new(),
+            dirs: HashMap::new(),
+            next_ino: Ino::ROOT.0,
+            defaults,
+        };
+        let root = tree.add_folder(None, now);
+        debug_assert_eq!(root, Ino::ROOT);
+        for collection in collections {
+            tree.insert_folder(root, collection, now);
+        }
+        if let Some(dir) = tree.dirs.get_mut(&root) {
+            dir.loaded = true;
+            dir.listed_at = Some(now);
+        }
+        tree
+    }
+
+    /// Returns a number that no inode has had.
+    pub(super) fn new_ino(&mut self) -> Ino {
+        let ino = Ino(self.next_ino);
+        self.next_ino += 1;
+        ino
+    }
+
+    /// Returns an inode that is in memory.
+    pub(super) fn inode(&self, ino: Ino) -> Option<&Arc<Inode>> {
+        self.nodes.get(&ino).map(|node| &node.inode)
+    }
+
+    /// Returns all inodes that are in memory.
+    pub(super) fn inodes(&self) -> Vec<Arc<Inode>> {
+        self.nodes.values().map(|node| node.inode.clone()).collect()
+    }
+
+    /// Returns where an inode's name stands, while it has one.
+    pub(super) fn place(&self, ino: Ino) -> Option<&Place> {
+        self.nodes.get(&ino)?.place.as_ref()
+    }
+
+    /// Returns a folder.
+    pub(super) fn dir(&self, ino: Ino) -> Option<&Dir> {
+        self.dirs.get(&ino)
+    }
+
+    /// Returns a folder to be changed.
+    pub(super) fn dir_mut(&mut self, ino: Ino) -> Option<&mut Dir> {
+        self.dirs.get_mut(&ino)
+    }
+
+    /// Returns the key prefix of a folder: empty for the root, else ending in `/`. `None` if the
+    /// folder has been removed.
+    pub(super) fn path(&self, ino: Ino) -> Option<String> {
+        let mut names = Vec::new();
+        let mut at = ino;
+        while at != Ino::ROOT {
+            let place = self.place(at)?;
+            names.push(
+                &*self
+                    .dirs
+                    .get(&place.parent)?
+                    .entries
+                    .get(&place.name)?
+                    .spelling,
+            );
+            at = place.parent;
+        }
+        let mut path = String::new();
+        for name in names.into_iter().rev() {
+            path.push_str(name);
+            path.push('/');
+        }
+        Some(path)
+    }
+
+    /// Returns the key that a file's name makes, or a folder's marker. `None` without a name.
+    pub(super) fn key(&self, ino: Ino) -> Option<Key> {
+        let place = self.place(ino)?;
+        let entry = self.dirs.get(&place.parent)?.entries.get(&place.name)?;
+        let slash = if entry.kind == Kind::Folder { "/" } else { "" };
+        Key::new(&format!(
+            "{}{}{slash}",
+            self.path(place.parent)?,
+            entry.spelling
+        ))
+    }
+
+    /// Finds what a key names, as far as its folders are known.
+    pub(super) fn find(&self, key: &str) -> Option<(Ino, &Entry)> {
+        let mut parent = Ino::ROOT;
+        let mut rest = key.strip_suffix('/').unwrap_or(key);
+        loop {
+            let (name, deeper) = match rest.split_once('/') {
+                Some((name, deeper)) => (name, Some(deeper)),
+                None => (rest, None),
+            };
+            let entry = self.dirs.get(&parent)?.entries.get(&*fold(name))?;
+            match deeper {
+                None => return Some((parent, entry)),
+                Some(deeper) => (parent, rest) = (entry.ino, deeper),
+            }
+        }
+    }
+
+    /// Notes on each folder above a key that the name below it was changed here, now.
+    pub(super) fn note_change(&mut self, key: &str, now: Instant) {
+        let mut parent = Ino::ROOT;
+        for name in key.split('/').filter(|name| !name.is_empty()) {
+            let folded = fold(name);
+            let Some(dir) = self.dirs.get_mut(&parent) else {
+                return;
+            };
+            dir.recent.insert((&*folded).into(), now);
+            let Some(entry) = dir.entries.get(&*folded) else {
+                return;
+            };
+            parent = entry.ino;
+        }
+    }
+
+    /// Looks a name up and brings its inode into memory, without raising the lookup count.
+    pub(super) fn materialise(&mut self, parent: Ino, name: &str) -> Option<Arc<Inode>> {
+        let folded = fold(name);
+        let entry = self.dirs.get_mut(&parent)?.entries.get_mut(&*folded)?;
+        let ino = entry.ino;
+        if let Some(node) = self.nodes.get(&ino) {
+            return Some(node.inode.clone());
+        }
+        let listed = entry.listed.take()?;
+        let meta = Meta {
+            size: listed.size,
+            atime: listed.last_modified,
+            mtime: listed.last_modified,
+            ctime: listed.last_modified,
+            ..self.defaults.clone()
+        };
+        let remote = Remote {
+            version: listed.version,
+            origin: listed.origin,
+            file: None,
+        };
+        let state = State::new(meta, Content::Remote(remote), listed.checked_at);
+        let inode = Arc::new(Inode {
+            ino,
+            kind: Kind::File,
+            state: Mutex::new(state),
+        });
+        let place = Some(Place {
+            parent,
+            name: (&*folded).into(),
+        });
+        self.nodes.insert(
+            ino,
+            Node {
+                inode: inode.clone(),
+                place,
+                lookups: 0,
+            },
+        );
+        Some(inode)
+    }
+
+    /// Raises the lookup count; before the reply that tells the kernel of the inode.
+    pub(super) fn looked_up(&mut self, ino: Ino) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.lookups += 1;
+        }
+    }
+
+    /// The kernel gives back lookups. A file that is in the bucket, closed and forgotten leaves
+    /// memory and keeps its name and number; a removed folder goes.
+    pub(super) fn forget(&mut self, ino: Ino, count: u64) {
+        let Some(node) = self.nodes.get_mut(&ino) else {
+            return;
+        };
+        node.lookups = node.lookups.saturating_sub(count);
+        let removed = node.lookups == 0 && node.place.is_none() && ino != Ino::ROOT;
+        if removed && node.inode.kind == Kind::Folder {
+            self.nodes.remove(&ino);
+            self.dirs.remove(&ino);
+            return;
+        }
+        self.release_memory(ino);
+    }
+
+    /// Lets a file leave memory when neither the kernel nor a handle needs it.
+    pub(super) fn release_memory(&mut self, ino: Ino) {
+        let Some(node) = self.nodes.get(&ino) else {
+            return;
+        };
+        if node.lookups > 0 || node.inode.kind == Kind::Folder {
+            return;
+        }
+        let state = node.inode.state.lock();
+        if state.gate.handles() > 0 {
+            return;
+        }
+        let listed = match (&node.place, &state.content) {
+            (None, _) => None,
+            (Some(place), Content::Remote(remote)) => Some((
+                place.clone(),
+                Listed {
+                    version: remote.version.clone(),
+                    origin: remote.origin,
+                    size: state.meta.size,
+                    last_modified: state.meta.mtime,
+                    checked_at: state.checked_at,
+                },
+            )),
+            // The journal has a record for it; it stays.
+            (Some(_), Content::Staged(_) | Content::Folder) => return,
+        };
+        drop(state);
+        if let Some((place, listed)) = listed
+            && let Some(dir) = self.dirs.get_mut(&place.parent)
+            && let Some(entry) = dir.entries.get_mut(&place.name)
+        {
+            entry.listed = Some(Box::new(listed));
+        }
+        self.nodes.remove(&ino);
+    }
+
+    /// Adds or replaces a file's name. What stood there loses its name.
+    pub(super) fn insert_file(
+        &mut self,
+        parent: Ino,
+        name: &str,
+        inode: &Arc<Inode>,
+        now: Instant,
+    ) {
+        let entry = Entry {
+            spelling: name.into(),
+            ino: inode.ino,
+            kind: Kind::File,
+            listed: None,
+        };
+        let place = self.insert_entry(parent, name, entry, now);
+        let lookups = self.nodes.get(&inode.ino).map_or(0, |node| node.lookups);
+        self.nodes.insert(
+            inode.ino,
+            Node {
+                inode: inode.clone(),
+                place,
+                lookups,
+            },
+        );
+    }
+
+    /// Adds a folder's name, or returns the folder that has it.
+    pub(super) fn insert_folder(&mut self, parent: Ino, name: &str, now: Instant) -> Ino {
+        if let Some(entry) = self.dirs.get(&parent).and_then(|dir| dir.entry(name))
+            && entry.kind == Kind::Folder
+        {
+            return entry.ino;
+        }
+        let ino = self.add_folder(None, now);
+        let entry = Entry {
+            spelling: name.into(),
+            ino,
+            kind: Kind::Folder,
+            listed: None,
+        };
+        let place = self.insert_entry(parent, name, entry, now);
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.place = place;
+        }
+        ino
+    }
+
+    /// Adds a file that a HEAD found.
+    pub(super) fn insert_listed(&mut self, parent: Ino, name: &str, listed: Listed) {
+        let ino = self.new_ino();
+        let entry = Entry {
+            spelling: name.into(),
+            ino,
+            kind: Kind::File,
+            listed: Some(Box::new(listed)),
+        };
+        if let Some(dir) = self.dirs.get_mut(&parent) {
+            dir.entries.entry((&*fold(name)).into()).or_insert(entry);
+        }
+    }
+
+    /// Takes a name out; its inode lives on without a name.
+    pub(super) fn remove(&mut self, parent: Ino, name: &str, now: Instant) -> Option<Ino> {
+        let folded = fold(name);
+        let dir = self.dirs.get_mut(&parent)?;
+        dir.recent.insert((&*folded).into(), now);
+        let entry = dir.entries.remove(&*folded)?;
+        if let Some(node) = self.nodes.get_mut(&entry.ino) {
+            node.place = None;
+        }
+        self.release_memory(entry.ino);
+        Some(entry.ino)
+    }
+
+    /// Gives a file or folder another name; what stood there loses its name.
+    pub(super) fn rename(
+        &mut self,
+        from: (Ino, &str),
+        to: (Ino, &str),
+        now: Instant,
+    ) -> Option<()> {
+        let folded = fold(from.1);
+        let dir = self.dirs.get_mut(&from.0)?;
+        dir.recent.insert((&*folded).into(), now);
+        let mut entry = dir.entries.remove(&*folded)?;
+        let ino = entry.ino;
+        entry.spelling = to.1.into();
+        let place = self.insert_entry(to.0, to.1, entry, now);
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.place = place;
+        }
+        Some(())
+    }
+
+    /// Lays a listing under what is known; names with a record of our own (`own`, folded) or
+    /// changed here since the listing was begun stay as they are. Returns what the kernel must
+    /// look up again.
+    pub(super) fn apply_listing(
+        &mut self,
+        ino: Ino,
+        listing: Listing,
+        own: &HashSet<String>,
+    ) -> Vec<Stale> {
+        let Some(dir) = self.dirs.get_mut(&ino) else {
+            return Vec::new();
+        };
+        if dir.listed_at.is_some_and(|newer| newer > listing.begun) {
+            return Vec::new();
+        }
+        let begun = listing.begun;
+        dir.recent.retain(|_, changed| *changed >= begun);
+        let mut keep: HashSet<String> = own.clone();
+        keep.extend(dir.recent.keys().map(|name| name.to_string()));
+        if listing.complete {
+            dir.listed_at = Some(begun);
+        }
+        dir.marker = listing.marker.or(dir.marker.take());
+        let mut seen = HashSet::new();
+        let mut stale = Vec::new();
+        for name in &listing.folders {
+            let folded = fold(name);
+            seen.insert(folded.to_string());
+            if !keep.contains(&*folded) {
+                self.list_folder(ino, name, begun, &mut stale);
+            }
+        }
+        for (name, listed) in listing.files {
+            let folded = fold(&name).into_owned();
+            // A folder wins the name over an object.
+            if !keep.contains(&folded) && !seen.contains(&folded) {
+                self.list_file(ino, &name, listed, &mut stale);
+            }
+            seen.insert(folded);
+        }
+        if listing.complete {
+            self.drop_unlisted(ino, &seen, &keep, &mut stale);
+        }
+        stale
+    }
+
+    fn list_folder(&mut self, parent: Ino, name: &str, begun: Instant, stale: &mut Vec<Stale>) {
+        let known = self
+            .dirs
+            .get(&parent)
+            .and_then(|dir| dir.entry(name))
+            .cloned();
+        if let Some(entry) = known {
+            if entry.kind == Kind::Folder {
+                return;
+            }
+            self.detach(parent, &entry, stale);
+        }
+        let ino = self.add_folder(None, begun);
+        let entry = Entry {
+            spelling: name.into(),
+            ino,
+            kind: Kind::Folder,
+            listed: None,
+        };
+        let folded: Box<str> = (&*fold(name)).into();
+        if let Some(dir) = self.dirs.get_mut(&parent) {
+            dir.entries.insert(folded.clone(), entry);
+        }
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.place = Some(Place {
+                parent,
+                name: folded,
+            });
+        }
+    }
+
+    fn list_file(&mut self, parent: Ino, name: &str, listed: Listed, stale: &mut Vec<Stale>) {
+        let folded: Box<str> = (&*fold(name)).into();
+        let known = self
+            .dirs
+            .get(&parent)
+            .and_then(|dir| dir.entries.get(&folded))
+            .cloned();
+        let mut ino = None;
+        if let Some(entry) = known {
+            if self.is_same(&entry, &listed) {
+                if let Some(node) = self.nodes.get(&entry.ino) {
+                    node.inode.state.lock().checked_at = listed.checked_at;
+                    return;
+                }
+                ino = Some(entry.ino);
+            } else {
+                self.detach(parent, &entry, stale);
+            }
+        }
+        let ino = ino.unwrap_or_else(|| self.new_ino());
+        let entry = Entry {
+            spelling: name.into(),
+            ino,
+            kind: Kind::File,
+            listed: Some(Box::new(listed)),
+        };
+        if let Some(dir) = self.dirs.get_mut(&parent) {
+            dir.entries.insert(folded, entry);
+        }
+    }
+
+    fn is_same(&self, entry: &Entry, listed: &Listed) -> bool {
+        if let Some(known) = &entry.listed {
+            return known.version == listed.version && known.origin == listed.origin;
+        }
+        let Some(node) = self.nodes.get(&entry.ino) else {
+            return false;
+        };
+        let state = node.inode.state.lock();
+        state
+            .remote()
+            .is_some_and(|remote| remote.version == listed.version)
+    }
+
+    fn drop_unlisted(
+        &mut self,
+        ino: Ino,
+        seen: &HashSet<String>,
+        keep: &HashSet<String>,
+        stale: &mut Vec<Stale>,
+    ) {
+        let Some(dir) = self.dirs.get(&ino) else {
+            return;
+        };
+        let gone: Vec<Entry> = dir
+            .entries
+            .iter()
+            .filter(|(name, _)| !seen.contains(&***name) && !keep.contains(&***name))
+            .map(|(_, entry)| entry.clone())
+            .collect();
+        for entry in gone {
+            self.detach(ino, &entry, stale);
+        }
+    }
+
+    /// Takes a name out because the bucket shows it otherwise: open handles keep the old bytes.
+    fn detach(&mut self, parent: Ino, entry: &Entry, stale: &mut Vec<Stale>) {
+        let folded = fold(&entry.spelling);
+        if let Some(dir) = self.dirs.get_mut(&parent) {
+            dir.entries.remove(&*folded);
+        }
+        if let Some(node) = self.nodes.get_mut(&entry.ino) {
+            node.place = None;
+            node.inode.state.lock().superseded = true;
+            stale.push(Stale {
+                parent,
+                name: entry.spelling.clone(),
+            });
+        }
+        self.release_memory(entry.ino);
+    }
+
+    /// The name shows another version from now on, of which `listed` is known.
+    pub(super) fn supersede(&mut self, ino: Ino, listed: Option<Listed>) -> Option<Stale> {
+        let place = self.place(ino)?.clone();
+        let entry = self
+            .dirs
+            .get(&place.parent)?
+            .entries
+            .get(&place.name)?
+            .clone();
+        let mut stale = Vec::new();
+        self.detach(place.parent, &entry, &mut stale);
+        if let Some(listed) = listed {
+            self.insert_listed(place.parent, &entry.spelling, listed);
+        }
+        stale.pop()
+    }
+
+    fn add_folder(&mut self, place: Option<Place>, now: Instant) -> Ino {
+        let ino = self.new_ino();
+        let wall = SystemTime::now();
+        let mode = 0o755 & !(0o666 & !self.defaults.mode);
+        let meta = Meta {
+            size: 0,
+            atime: wall,
+            mtime: wall,
+            ctime: wall,
+            mode,
+            ..self.defaults.clone()
+        };
+        let state = Mutex::new(State::new(meta, Content::Folder, now));
+        let inode = Arc::new(Inode {
+            ino,
+            kind: Kind::Folder,
+            state,
+        });
+        self.nodes.insert(
+            ino,
+            Node {
+                inode,
+                place,
+                lookups: 0,
+            },
+        );
+        self.dirs.insert(ino, Dir::default());
+        ino
+    }
+
+    fn insert_entry(
+        &mut self,
+        parent: Ino,
+        name: &str,
+        entry: Entry,
+        now: Instant,
+    ) -> Option<Place> {
+        let folded: Box<str> = (&*fold(name)).into();
+        let dir = self.dirs.get_mut(&parent)?;
+        dir.recent.insert(folded.clone(), now);
+        if let Some(replaced) = dir.entries.insert(folded.clone(), entry.clone())
+            && replaced.ino != entry.ino
+        {
+            if let Some(node) = self.nodes.get_mut(&replaced.ino) {
+                node.place = None;
+            }
+            self.release_memory(replaced.ino);
+        }
+        Some(Place {
+            parent,
+            name: folded,
+        })
+    }
+}
+
+impl Dir {
+    /// Returns what a name stands for.
+    pub(super) fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries.get(&*fold(name))
+    }
+
+    /// Returns all names in order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// Whether it holds nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}

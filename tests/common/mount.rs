@@ -1,0 +1,336 @@
+//! A mounted file system for one test: the real binary on a folder of its own, cleaned up also
+//! after a panic.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything of the harness may take before the test fails.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A mount by a child process, with settings in an env file.
+pub struct Mount {
+    dir: TempDir,
+    settings: Vec<(String, String)>,
+    options: Vec<String>,
+    daemon: Option<Child>,
+    watchdog: Option<mpsc::Sender<()>>,
+}
+
+impl Mount {
+    /// Mounts the local store.
+    pub fn local() -> Mount {
+        Mount::start(&[("USE_R2_STORAGE", "false")])
+    }
+
+    /// Mounts a bucket of the model server.
+    pub fn of(model: &r2_model::R2Model) -> Mount {
+        Mount::with(model, &[])
+    }
+
+    /// Mounts a bucket of the model server, with settings.
+    pub fn with(model: &r2_model::R2Model, settings: &[(&str, &str)]) -> Mount {
+        Mount::start(&[&model_settings(model), &owned(settings)[..]].concat_pairs())
+    }
+
+    /// Mounts with these settings above those that every test needs.
+    pub fn start(settings: &[(&str, &str)]) -> Mount {
+        let mut mount = Mount::prepare(settings);
+        mount.mount();
+        mount
+    }
+
+    /// Makes the folders and the settings, without mounting.
+    pub fn prepare(settings: &[(&str, &str)]) -> Mount {
+        assert!(Path::new("/dev/fuse").exists(), "/dev/fuse is missing: tests mount for real");
+        let dir = tempfile::Builder::new().prefix("voicebeatfs-test-").tempdir().unwrap();
+        for folder in ["mnt", "samples"] {
+            fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        let mut all = owned(&[("WRITE_BACK_SECONDS", "0.2"), ("LIST_TTL_SECONDS", "30")]);
+        for (name, value) in settings {
+            all.retain(|(known, _)| known != name);
+            all.push(((*name).to_owned(), (*value).to_owned()));
+        }
+        Mount { dir, settings: all, options: Vec::new(), daemon: None, watchdog: None }
+    }
+
+    /// Changes a setting for the next mount.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Adds a mount option for the next mount.
+    pub fn option(&mut self, option: &str) {
+        self.options.push(option.to_owned());
+    }
+
+    /// Mounts, and waits until it answers.
+    pub fn mount(&mut self) {
+        if let Err(error) = self.try_mount() {
+            panic!("mount failed: {error}\n{}", self.log());
+        }
+    }
+
+    /// Mounts in the foreground in a child process; the error is what it printed.
+    pub fn try_mount(&mut self) -> Result<(), String> {
+        assert!(self.daemon.is_none(), "mounted already");
+        self.write_env_file();
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .unwrap();
+        let mut command = self.command();
+        command.arg("mount").arg("--foreground").arg(self.root());
+        if !self.options.is_empty() {
+            command.arg("-o").arg(self.options.join(","));
+        }
+        command.env("RUST_LOG", std::env::var("TEST_LOG").unwrap_or("info".into()));
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let mut daemon = command.spawn().unwrap();
+        let end = Instant::now() + DEADLINE;
+        while !is_mount_point(&self.root()) {
+            if let Some(status) = daemon.try_wait().unwrap() {
+                return Err(format!("{status}: {}", self.log()));
+            }
+            assert!(Instant::now() < end, "not mounted in time: {}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.watchdog = Some(watch(daemon.id(), self.root()));
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    fn write_env_file(&self) {
+        let text: String =
+            self.settings.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+        let path = self.env_file();
+        fs::write(&path, text).unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// The env file; relative directories in it count from the test's own folder.
+    pub fn env_file(&self) -> PathBuf {
+        self.dir.path().join("env")
+    }
+
+    /// The binary with the env file and nothing of this process's own settings.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_voicebeatfs"));
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.current_dir(self.dir.path());
+        command.arg("--env-file").arg(self.env_file());
+        command
+    }
+
+    /// Runs a command of the binary.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command().args(args).output().unwrap()
+    }
+
+    /// The mount point.
+    pub fn root(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+
+    /// A path in the mount.
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.root().join(relative)
+    }
+
+    /// A path in the test's own folder: `cache`, `staging`, `output`, `samples`.
+    pub fn beside(&self, relative: &str) -> PathBuf {
+        self.dir.path().join(relative)
+    }
+
+    /// The daemon's process id.
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("mounted").id()
+    }
+
+    /// What the daemon has logged so far, over all its lives.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// `status --json` of the mount.
+    pub fn status(&self) -> Value {
+        let output = self.run(&["status", "--json"]);
+        assert!(
+            output.status.success(),
+            "status: {}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
+        serde_json::from_slice(&output.stdout).expect("status prints JSON")
+    }
+
+    /// Waits until everything written is in the bucket.
+    pub fn wait_uploaded(&self) {
+        self.wait_for("everything is uploaded", |status| status["safe_to_shut_down"] == true);
+    }
+
+    /// Waits until the status is as wanted.
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&Value) -> bool) {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return;
+            }
+            assert!(Instant::now() < end, "{what}: not in time: {status:#}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends the daemon as a power switch would for the process: SIGKILL, and takes the dead mount
+    /// away.
+    pub fn kill(&mut self) {
+        let mut daemon = self.daemon.take().expect("mounted");
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        self.watchdog = None;
+        detach(&self.root());
+    }
+
+    /// Leaves the dead mount of a killed daemon in place.
+    pub fn kill_and_leave(&mut self) {
+        let mut daemon = self.daemon.take().expect("mounted");
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        self.watchdog = None;
+    }
+
+    /// Unmounts with the command and waits for the daemon's end.
+    pub fn unmount(&mut self) {
+        let output = self.run(&["umount", self.root().to_str().unwrap()]);
+        assert!(
+            output.status.success(),
+            "umount: {}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
+        self.wait_end();
+    }
+
+    /// Waits until the daemon has ended by itself.
+    pub fn wait_end(&mut self) -> std::process::ExitStatus {
+        let mut daemon = self.daemon.take().expect("mounted");
+        let end = Instant::now() + DEADLINE;
+        let status = loop {
+            if let Some(status) = daemon.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() > end {
+                let _ = daemon.kill();
+                panic!("the daemon did not end: {}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        self.watchdog = None;
+        status
+    }
+
+    /// Unmounts and mounts again.
+    pub fn remount(&mut self) {
+        self.unmount();
+        self.mount();
+    }
+
+    /// Removes the cache directory; the mount may be running.
+    pub fn remove_cache(&self) {
+        let _ = fs::remove_dir_all(self.beside("cache"));
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the mount\n{}", self.log());
+        }
+        self.watchdog = None;
+        detach(&self.root());
+        if let Some(mut daemon) = self.daemon.take() {
+            let end = Instant::now() + Duration::from_secs(5);
+            while daemon.try_wait().is_ok_and(|status| status.is_none()) {
+                if Instant::now() > end {
+                    let _ = daemon.kill();
+                    let _ = daemon.wait();
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+/// Settings that reach a model server.
+pub fn model_settings(model: &r2_model::R2Model) -> Vec<(String, String)> {
+    owned(&[
+        ("USE_R2_STORAGE", "true"),
+        ("FALLBACK_TO_LOCAL", "false"),
+        ("R2_ENDPOINT_URL", &model.endpoint()),
+        ("R2_BUCKET_NAME", model.bucket()),
+        ("R2_ACCESS_KEY_ID", model.access_key()),
+        ("R2_SECRET_ACCESS_KEY", model.secret_key()),
+        ("R2_ACCOUNT_ID", "0123456789abcdef0123456789abcdef"),
+    ])
+}
+
+fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+trait ConcatPairs {
+    fn concat_pairs(&self) -> Vec<(&str, &str)>;
+}
+
+impl ConcatPairs for [&[(String, String)]; 2] {
+    fn concat_pairs(&self) -> Vec<(&str, &str)> {
+        self.iter()
+            .flat_map(|pairs| pairs.iter())
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect()
+    }
+}
+
+/// Whether something is mounted there, without touching it.
+pub fn is_mount_point(path: &Path) -> bool {
+    let mut mounts = String::new();
+    fs::File::open("/proc/self/mounts").unwrap().read_to_string(&mut mounts).unwrap();
+    mounts.lines().any(|line| line.split(' ').nth(1) == path.to_str())
+}
+
+/// Detaches whatever is mounted there.
+fn detach(path: &Path) {
+    while is_mount_point(path) {
+        let detached = Command::new("fusermount3").arg("-uz").arg(path).output();
+        if !detached.is_ok_and(|output| output.status.success()) {
+            let _ = Command::new("umount").arg("-l").arg(path).output();
+        }
+    }
+}
+
+/// A test that hangs on a mount would never end: after a while the daemon is killed, so that every
+/// call on the mount fails and the test with it.
+fn watch(pid: u32, root: PathBuf) -> mpsc::Sender<()> {
+    const LIMIT: Duration = Duration::from_secs(300);
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        if receiver.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("watchdog: the mount on {} hangs; killing {pid}", root.display());
+            let _ = Command::new("kill").arg("-9").arg(pid.to_string()).status();
+            detach(&root);
+        }
+    });
+    sender
+}
