@@ -208,20 +208,23 @@ impl Journal {
         }
     }
 
-    /// Removes a record, unless a write of ours may still land: then a tombstone waits for it.
-    fn removal(&self, writer: &mut Writer, key: Key, steps: &[Step]) -> Step {
+    /// Removes a record, unless the key holds nothing and a write of ours may still land there: then
+    /// a tombstone waits for it.
+    fn removal(&self, writer: &mut Writer, key: Key, earlier: &[Step]) -> Step {
         let folded = key.folded();
         let mirror = self.mirror.lock();
-        if mirror.attempts(&folded).is_empty() {
-            return Step::Remove(folded);
-        }
-        let earlier = steps.iter().rev().find_map(|step| match step {
-            Step::Set(record) if record.key.folded() == folded => Some(record.base.clone()),
+        let in_batch = earlier.iter().rev().find_map(|step| match step {
+            Step::Set(record) if record.key.folded() == folded => Some(record),
             _ => None,
         });
-        let base = earlier.unwrap_or_else(|| mirror.record(&folded).and_then(|r| r.base.clone()));
+        let record = in_batch.or_else(|| mirror.record(&folded));
+        let holds_nothing = record.is_some_and(|record| record.base.is_none());
+        let may_land = !mirror.attempts(&folded).is_empty();
         drop(mirror);
-        Step::Set(self.new_record(writer, key, base, Change::Delete))
+        if holds_nothing && may_land {
+            return Step::Set(self.new_record(writer, key, None, Change::Delete));
+        }
+        Step::Remove(folded)
     }
 
     fn commit(&self, writer: &mut Writer, mut steps: Vec<Step>) -> JournalResult<()> {

@@ -122,6 +122,17 @@ impl Change {
         }
     }
 
+    /// Returns the digests of the bytes, if they are settled.
+    pub fn sealed(&self) -> Option<&Sealed> {
+        match self {
+            Change::Put {
+                state: PutState::Sealed(sealed),
+                ..
+            } => Some(sealed),
+            _ => None,
+        }
+    }
+
     /// Returns how many bytes this change brings into the bucket from here. An open file counts
     /// nothing: its length is not settled.
     pub fn length(&self) -> u64 {
@@ -156,8 +167,9 @@ pub enum Edit {
         /// What it is to hold.
         change: Change,
     },
-    /// Nothing remains to be done for a key. While a write of ours to it may still land, a
-    /// tombstone takes the place of the record, so that the late write is taken back.
+    /// Nothing remains to be done for a key: it holds what it is to hold. If that is nothing, and a
+    /// write of ours may still land there, a tombstone takes the place of the record, so that the
+    /// late write is taken back.
     Remove {
         /// The key.
         key: Key,

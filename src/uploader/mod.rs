@@ -1,10 +1,28 @@
 //! The uploader: follows the journal and brings the bucket to what it says.
+//!
+//! It owns no state that matters: all of it is in the journal, and a killed uploader goes on where
+//! it was. [`plan`] says which record goes next, [`send`] and [`bytes`] carry it out, [`verdict`]
+//! says what an answer means, [`follow`] is the loop around them. `fs` never calls the uploader;
+//! what the uploader has to tell goes through [`Confirm`].
+
+mod bytes;
+mod follow;
+mod plan;
+mod send;
+mod verdict;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 
+use self::bytes::{MEMORY_BYTES, MEMORY_UNIT};
+use self::follow::{Follower, Orders};
+use self::send::Sender;
 use crate::clock::SharedClock;
 use crate::staging::{Confirmed, JournalResult, Record, Sealed, Staging};
 use crate::store::{ETag, ObjectInfo, ObjectStore};
@@ -13,8 +31,11 @@ use crate::store::{ETag, ObjectInfo, ObjectStore};
 /// journal in one step.
 pub trait Confirm: Send + Sync {
     /// The operation for this state of a record has succeeded and the key holds `now_holds`. `sent`
-    /// are the bytes that were sent, if any. To be passed on to
-    /// [`Journal::confirm`](crate::staging::Journal::confirm).
+    /// are the bytes that were sent, if any; the attributes in `record` are those that went with
+    /// them. To be passed on to [`Journal::confirm`](crate::staging::Journal::confirm).
+    ///
+    /// # Errors
+    /// Those of the journal; the operation then counts as one whose answer was lost.
     fn confirm(
         &self,
         record: &Record,
@@ -25,6 +46,9 @@ pub trait Confirm: Send + Sync {
     /// A `Delete` found somebody else's version: it stays, the tombstone goes, and the file is to
     /// be shown again. To be passed on to
     /// [`Journal::withdraw`](crate::staging::Journal::withdraw).
+    ///
+    /// # Errors
+    /// Those of the journal.
     fn changed(&self, record: &Record, found: &ObjectInfo) -> JournalResult<Confirmed>;
 }
 
@@ -33,12 +57,16 @@ pub trait Confirm: Send + Sync {
 pub struct UploadOptions {
     /// How long a record must be left alone before it goes (`WRITE_BACK_SECONDS`).
     pub write_back: Duration,
-    /// How many large files are sent at once (`UPLOAD_CONCURRENCY`); twice as many small ones.
+    /// How many large files are sent at once (`UPLOAD_CONCURRENCY`). Twice as many operations in
+    /// all: small ones are all latency and no bandwidth.
     pub concurrency: usize,
-    /// Files longer than this go as multipart uploads.
+    /// Files longer than this go as multipart uploads: up to here a repeated PUT costs less than
+    /// the three requests more.
     pub multipart_threshold: u64,
-    /// Length of a part, in bytes; grows for files that would need too many.
+    /// Length of a part, in bytes; grows for files that would need more than 10,000.
     pub part_size: u64,
+    /// What the store is called in the log.
+    pub destination: String,
 }
 
 impl Default for UploadOptions {
@@ -48,6 +76,7 @@ impl Default for UploadOptions {
             concurrency: 8,
             multipart_threshold: 16 << 20,
             part_size: 8 << 20,
+            destination: "R2".into(),
         }
     }
 }
@@ -75,43 +104,131 @@ pub struct UploadStatus {
 
 /// The uploader.
 pub struct Uploader {
-    staging: Arc<Staging>,
+    sender: Arc<Sender>,
+    orders: watch::Sender<Orders>,
+    active: Arc<AtomicUsize>,
+    progress: watch::Receiver<u64>,
+    follower: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Uploader {
     /// Starts to follow the journal.
     pub fn start(
-        _options: UploadOptions,
+        options: UploadOptions,
         staging: Arc<Staging>,
-        _store: Arc<dyn ObjectStore>,
-        _confirm: Arc<dyn Confirm>,
-        _clock: SharedClock,
-        _runtime: &Handle,
+        store: Arc<dyn ObjectStore>,
+        confirm: Arc<dyn Confirm>,
+        clock: SharedClock,
+        runtime: &Handle,
     ) -> Arc<Uploader> {
-        Arc::new(Uploader { staging })
+        let sender = Arc::new(Sender {
+            options,
+            staging,
+            store,
+            confirm,
+            clock,
+            memory: Arc::new(Semaphore::new(MEMORY_BYTES / MEMORY_UNIT)),
+            unfinished: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            reachable: AtomicBool::new(true),
+            done: AtomicU64::new(0),
+        });
+        let (orders, orders_receiver) = watch::channel(Orders::default());
+        let (progress_sender, progress) = watch::channel(0);
+        let active = Arc::new(AtomicUsize::new(0));
+        let follower = Follower::new(
+            Arc::clone(&sender),
+            orders_receiver,
+            Arc::clone(&active),
+            progress_sender,
+        );
+        let follower = runtime.spawn(follower.run());
+        Arc::new(Uploader {
+            sender,
+            orders,
+            active,
+            progress,
+            follower: Mutex::new(Some(follower)),
+        })
     }
 
     /// Returns how far it is.
     pub fn status(&self) -> UploadStatus {
-        UploadStatus::default()
+        let now = self.sender.clock.now();
+        let mut status = UploadStatus {
+            active: self.active.load(Ordering::Relaxed),
+            done: self.sender.done.load(Ordering::Relaxed),
+            ..UploadStatus::default()
+        };
+        self.sender.staging.journal().visit(|record| {
+            if record.parked.is_some() {
+                status.parked += 1;
+            } else if record.change.is_open() {
+                status.unsealed += 1;
+            } else {
+                status.queued += 1;
+                status.queued_bytes += record.change.length();
+                status.failed += usize::from(record.attempts > 0);
+                let age = now.duration_since(record.changed_at).unwrap_or_default();
+                status.oldest_seconds = status.oldest_seconds.max(age.as_secs());
+            }
+        });
+        status
     }
 
     /// Whether the bucket holds all that the journal says, apart from parked records.
     pub fn is_idle(&self) -> bool {
-        self.staging.journal().records().is_empty()
+        let status = self.status();
+        status.queued == 0 && status.unsealed == 0 && status.active == 0
     }
 
-    /// Whether the store has answered of late.
+    /// Whether the store takes uploads, as far as the last ones tell.
     pub fn reachable(&self) -> bool {
-        true
+        self.sender.reachable.load(Ordering::Relaxed)
     }
 
     /// Uploads without waiting for the quiet time, until nothing is left but parked records, or the
     /// deadline has passed; returns whether nothing is left.
-    pub async fn drain(&self, _deadline: Duration) -> bool {
-        self.is_idle()
+    pub async fn drain(&self, deadline: Duration) -> bool {
+        self.orders.send_modify(|orders| orders.hurry = true);
+        let mut progress = self.progress.clone();
+        let mut changed = self.sender.staging.journal().changed();
+        let drained = async {
+            loop {
+                progress.borrow_and_update();
+                changed.borrow_and_update();
+                if self.is_idle() {
+                    return;
+                }
+                tokio::select! {
+                    _ = progress.changed() => {}
+                    _ = changed.changed() => {}
+                }
+            }
+        };
+        let drained = tokio::time::timeout(deadline, drained).await.is_ok();
+        self.orders.send_modify(|orders| orders.hurry = false);
+        drained
     }
 
     /// Stops after the current part. What is left stays in the journal.
-    pub async fn stop(&self) {}
+    pub async fn stop(&self) {
+        self.give_stop();
+        let follower = self.follower.lock().take();
+        if let Some(follower) = follower {
+            // It can only fail by a panic, which has been reported.
+            let _ = follower.await;
+        }
+    }
+
+    fn give_stop(&self) {
+        self.sender.stopping.store(true, Ordering::Relaxed);
+        self.orders.send_modify(|orders| orders.stop = true);
+    }
+}
+
+impl Drop for Uploader {
+    fn drop(&mut self) {
+        self.give_stop();
+    }
 }

@@ -9,6 +9,12 @@ use crate::staging::record::{Change, Confirmed, Edit, PutState, Record, Sealed, 
 use crate::store::{ETag, Key};
 
 impl Journal {
+    /// Whether the record of a key is in that state.
+    pub fn is_current(&self, key: &Key, seq: Seq) -> bool {
+        let mirror = self.mirror.lock();
+        mirror.record(&key.folded()).is_some_and(|r| r.seq == seq)
+    }
+
     /// Notes a write before it is sent, if the record is still in that state; returns whether it
     /// is. From then on the write may land, until [`Journal::end_attempt`], or until
     /// [`ATTEMPT_SETTLES`] has passed and the key has no record. A write that is sent again keeps
@@ -107,6 +113,17 @@ impl Journal {
         self.amend(key, seq, |record| match &mut record.change {
             Change::Put { state, .. } if *state != PutState::Open => {
                 *state = PutState::Sealed(sealed);
+                true
+            }
+            _ => false,
+        })
+    }
+
+    /// Notes that a sealed file has other bytes than it was sealed with, and has it sealed anew.
+    pub fn unseal(&self, key: &Key, seq: Seq, length: u64) -> JournalResult<bool> {
+        self.amend(key, seq, |record| match &mut record.change {
+            Change::Put { state, .. } if *state != PutState::Open => {
+                *state = PutState::Closed { length };
                 true
             }
             _ => false,

@@ -175,6 +175,22 @@ fn a_write_that_may_land_leaves_a_tombstone() {
 }
 
 #[test]
+fn a_write_that_may_land_does_not_delete_what_is_there() {
+    let bench = Bench::new();
+    let journal = bench.open();
+    let opened = Edit::Set {
+        key: key("a"),
+        base: Some(etag("1")),
+        change: put(FileId::random(), PutState::Open),
+    };
+    let seq = journal.apply(vec![opened]).unwrap()[0];
+    journal.begin_attempt(&key("a"), seq, "one").unwrap();
+    // Closed again without a change.
+    journal.apply(vec![Edit::Remove { key: key("a") }]).unwrap();
+    assert_eq!(journal.records(), []);
+}
+
+#[test]
 fn writes_that_can_neither_land_nor_matter_are_forgotten() {
     let bench = Bench::new();
     let journal = bench.open();

@@ -1,0 +1,168 @@
+//! The loop that follows the journal: takes in what has changed, starts what may go, and takes in
+//! how it ended.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::plan::{Next, Outcome, Plan, Task};
+use super::send::Sender;
+use crate::staging::Seq;
+use crate::store::Key;
+
+/// Wakes the loop when nothing else does. Nothing depends on it.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// What the owner tells the loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Orders {
+    /// Leave out the quiet time.
+    pub(super) hurry: bool,
+    /// Start nothing more, and end with what is on its way.
+    pub(super) stop: bool,
+}
+
+/// The loop's own state.
+pub(super) struct Follower {
+    pub(super) sender: Arc<Sender>,
+    pub(super) orders: watch::Receiver<Orders>,
+    /// How many operations are on their way, for the status.
+    pub(super) active: Arc<AtomicUsize>,
+    /// Raised after each operation.
+    pub(super) progress: watch::Sender<u64>,
+    plan: Plan,
+}
+
+struct Ended {
+    key: Key,
+    seq: Seq,
+    outcome: (Outcome, bool),
+}
+
+impl Follower {
+    pub(super) fn new(
+        sender: Arc<Sender>,
+        orders: watch::Receiver<Orders>,
+        active: Arc<AtomicUsize>,
+        progress: watch::Sender<u64>,
+    ) -> Follower {
+        let options = &sender.options;
+        let plan = Plan::new(options.write_back, options.concurrency, random);
+        Follower {
+            sender,
+            orders,
+            active,
+            progress,
+            plan,
+        }
+    }
+
+    /// Runs until told to stop.
+    pub(super) async fn run(mut self) {
+        let mut changed = self.sender.staging.journal().changed();
+        // As many as the plan lets go at once can end at once.
+        let (ended_sender, mut ended) = mpsc::channel(2 * self.sender.options.concurrency.max(1));
+        loop {
+            changed.borrow_and_update();
+            let orders = *self.orders.borrow_and_update();
+            self.plan.set_hurry(orders.hurry);
+            self.take_in_changes();
+            if !orders.stop {
+                self.start_what_may_go(&ended_sender);
+            } else if self.plan.active() == 0 {
+                break;
+            }
+            let now = self.sender.clock.instant();
+            let wakes_at = self.plan.wakes_at().filter(|_| !orders.stop);
+            let pause = wakes_at.map_or(IDLE, |at| at.saturating_duration_since(now));
+            tokio::select! {
+                _ = changed.changed() => {}
+                Some(ended) = ended.recv() => self.take_in_end(ended),
+                result = self.orders.changed() => if result.is_err() { break },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.sender.abort_unfinished().await;
+    }
+
+    fn take_in_changes(&mut self) {
+        for key in self.sender.staging.journal().take_changed() {
+            self.take_in(&key);
+        }
+    }
+
+    /// Takes in what the journal says of a key.
+    fn take_in(&mut self, key: &Key) {
+        let clock = &self.sender.clock;
+        let record = self.sender.staging.journal().record(key);
+        let task = record.map(|record| Task::of(&record, clock.now(), clock.instant()));
+        let current = task.as_ref().map(|task| task.seq);
+        self.sender.abort_outdated(key, current);
+        self.plan.update(key, task);
+    }
+
+    fn start_what_may_go(&mut self, ended: &mpsc::Sender<Ended>) {
+        while let Some(next) = self.plan.next(self.sender.clock.instant()) {
+            match next {
+                Next::Go(key) => self.start(key, ended.clone()),
+                Next::Circle(key) => self.park_circle(&key),
+            }
+        }
+        self.active.store(self.plan.active(), Ordering::Relaxed);
+    }
+
+    fn start(&mut self, key: Key, ended: mpsc::Sender<Ended>) {
+        let planned = self.plan.seq(&key);
+        let record = self.sender.staging.journal().record(&key);
+        let sender = Arc::clone(&self.sender);
+        tokio::spawn(async move {
+            let outcome = match record {
+                Some(record) if Some(record.seq) == planned => sender.carry_out(record).await,
+                // Changed since; the change is still to be taken in.
+                _ => (Outcome::Done, false),
+            };
+            let seq = planned.unwrap_or(Seq(0));
+            // The loop outlives its operations, unless the runtime ends.
+            let _ = ended.send(Ended { key, seq, outcome }).await;
+        });
+    }
+
+    fn park_circle(&mut self, key: &Key) {
+        let journal = self.sender.staging.journal();
+        let Some(seq) = self.plan.seq(key) else {
+            return;
+        };
+        let reason = "its rename waits for another one that waits for it";
+        log::warn!("{key} is kept as it is: {reason}");
+        if let Err(error) = journal.park(key, seq, reason) {
+            log::debug!("{key}: {error}");
+        }
+    }
+
+    fn take_in_end(&mut self, ended: Ended) {
+        let now = self.sender.clock.instant();
+        // The journal first: what is done is gone from it.
+        self.take_in(&ended.key);
+        self.plan
+            .finished(&ended.key, ended.seq, ended.outcome, now);
+        let reachable = !self.plan.in_outage();
+        if self.sender.reachable.swap(reachable, Ordering::Relaxed) != reachable {
+            let destination = &self.sender.options.destination;
+            match reachable {
+                true => log::info!("{destination} takes uploads again"),
+                false => log::warn!("{destination} takes no uploads for now; changes wait here"),
+            }
+        }
+        self.active.store(self.plan.active(), Ordering::Relaxed);
+        self.progress.send_modify(|count| *count += 1);
+    }
+}
+
+/// Returns a number from 0 to 1. Good enough to spread retries.
+fn random() -> f64 {
+    let number = RandomState::new().hash_one(0u8);
+    number as f64 / u64::MAX as f64
+}

@@ -1,0 +1,438 @@
+//! One operation for one record: what is asked of the store, in which order, and what its answers
+//! mean. Bytes are sent by [`super::bytes`].
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::bytes::Unfinished;
+use super::plan::Outcome;
+use super::verdict::{self, Failure, Verdict};
+use super::{Confirm, UploadOptions};
+use crate::clock::SharedClock;
+use crate::disk::FileId;
+use crate::staging::journal::ATTEMPT_SETTLES;
+use crate::staging::{Change, Journal, JournalError, Record, Sealed, Staging};
+use crate::store::attributes::{FileAttributes, WRITE_ID, content_type};
+use crate::store::{
+    CopyRequest, ETag, Md5, ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PutRequest,
+    ReadCondition, StoreError, StoreResult,
+};
+
+/// Tries with "no right to this key" before a record is parked; with the waits between them they
+/// last for a minute and more.
+const DENIED_TRIES: u32 = 8;
+/// How often to look whether a write that may still land has landed under a tombstone.
+const LOOK_AGAIN: Duration = Duration::from_secs(20);
+
+/// What all operations share.
+pub(super) struct Sender {
+    pub(super) options: UploadOptions,
+    pub(super) staging: Arc<Staging>,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) confirm: Arc<dyn Confirm>,
+    pub(super) clock: SharedClock,
+    /// Bounds the bytes held in memory by all uploads.
+    pub(super) memory: Arc<Semaphore>,
+    /// Multipart uploads that failed for a while, to be gone on with.
+    pub(super) unfinished: parking_lot::Mutex<Vec<Unfinished>>,
+    pub(super) stopping: AtomicBool,
+    pub(super) reachable: AtomicBool,
+    pub(super) done: AtomicU64,
+}
+
+/// Why an operation ends before its success.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The store failed.
+    Store(StoreError),
+    /// The journal failed.
+    Journal(JournalError),
+    /// The staged file failed.
+    File(io::Error),
+    /// The record or its file has changed, or the uploader stops: whatever the journal says now is
+    /// to be done.
+    Changed,
+    /// The staged file has other bytes than it was sealed with.
+    Unsealed,
+    /// It cannot succeed.
+    Park(String),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Stop {
+        Stop::Store(error)
+    }
+}
+
+impl From<JournalError> for Stop {
+    fn from(error: JournalError) -> Stop {
+        Stop::Journal(error)
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Stop {
+        Stop::File(error)
+    }
+}
+
+/// An operation on its way.
+pub(super) struct Operation {
+    pub(super) sender: Arc<Sender>,
+    pub(super) record: Record,
+    /// The write id that is sent.
+    pub(super) write_id: String,
+    /// Whether a write with that id may have been sent before.
+    uncertain: bool,
+    /// Whether the store has answered anything.
+    pub(super) heard: bool,
+}
+
+impl Sender {
+    /// Carries out one record. Returns how that ended, and whether the store was heard of.
+    pub(super) async fn carry_out(self: Arc<Sender>, record: Record) -> (Outcome, bool) {
+        let mut operation = Operation {
+            sender: self,
+            record,
+            write_id: String::new(),
+            uncertain: false,
+            heard: false,
+        };
+        let result = match operation.record.change.clone() {
+            Change::Put { file, .. } => operation.put(file).await,
+            Change::Folder { attributes } => operation.folder(&attributes).await,
+            Change::Copy {
+                source, attributes, ..
+            } => operation.copy(&source, &attributes).await,
+            Change::Delete => operation.delete().await,
+        };
+        let outcome = result.unwrap_or_else(|stop| operation.stopped(stop));
+        (outcome, operation.heard)
+    }
+}
+
+impl Operation {
+    pub(super) fn journal(&self) -> &Journal {
+        self.sender.staging.journal()
+    }
+
+    /// Notes whether the store has answered.
+    pub(super) fn hear<T>(&mut self, result: StoreResult<T>) -> StoreResult<T> {
+        let unreachable = matches!(&result, Err(StoreError::Unavailable { .. }));
+        self.heard |= !unreachable;
+        result
+    }
+
+    /// Begins a write, in the journal first: if the answer is lost, or the process dies, the write
+    /// id tells later whether it has landed. Fails if the record has changed.
+    pub(super) fn begin(&mut self) -> Result<(), Stop> {
+        let attempts = self.journal().open_attempts(&self.record.key);
+        let earlier = attempts.into_iter().find(|a| a.seq == self.record.seq);
+        if self.write_id.is_empty() {
+            self.uncertain = earlier.is_some();
+            self.write_id = match earlier {
+                Some(attempt) => attempt.write_id,
+                None => FileId::random().to_string(),
+            };
+        }
+        let Record { key, seq, .. } = &self.record;
+        match self.journal().begin_attempt(key, *seq, &self.write_id)? {
+            true => Ok(()),
+            false => Err(Stop::Changed),
+        }
+    }
+
+    /// Forgets the write: it was not sent, or cannot land.
+    pub(super) fn end(&self) -> Result<(), Stop> {
+        if !self.uncertain && !self.write_id.is_empty() {
+            self.journal()
+                .end_attempt(&self.record.key, &self.write_id)?;
+        }
+        Ok(())
+    }
+
+    /// The operation has succeeded.
+    pub(super) fn succeeded(
+        &self,
+        now_holds: Option<ETag>,
+        sent: Option<&Sealed>,
+    ) -> Result<Outcome, Stop> {
+        let sender = &self.sender;
+        sender.confirm.confirm(&self.record, now_holds, sent)?;
+        sender.done.fetch_add(1, Ordering::Relaxed);
+        // A write that was sent twice may land a second time; it is remembered until it cannot.
+        self.end()?;
+        Ok(Outcome::Done)
+    }
+
+    async fn head(&mut self) -> Result<Option<ObjectInfo>, Stop> {
+        let store = Arc::clone(&self.sender.store);
+        let found = store.head(&self.record.key, ReadCondition::None).await;
+        match self.hear(found) {
+            Ok(found) => Ok(Some(found)),
+            Err(StoreError::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Looks whether an earlier write has landed, if there is one of unknown end. Returns an
+    /// outcome if nothing is left to be sent.
+    pub(super) async fn look_first(&mut self) -> Result<Option<Outcome>, Stop> {
+        match self.journal().open_attempts(&self.record.key).is_empty() {
+            true => Ok(None),
+            false => self.look().await,
+        }
+    }
+
+    /// Looks who was first, after a condition has failed.
+    pub(super) async fn look_after(&mut self) -> Result<Outcome, Stop> {
+        Ok(match self.look().await? {
+            Some(outcome) => outcome,
+            // The next try has a better base, or meets whatever came and went.
+            None => Outcome::Failed(None),
+        })
+    }
+
+    async fn look(&mut self) -> Result<Option<Outcome>, Stop> {
+        let found = self.head().await?;
+        let attempts = self.journal().open_attempts(&self.record.key);
+        match verdict::judge(&self.record, &attempts, found.as_ref()) {
+            Verdict::Landed(etag) => {
+                let sent = self.record.change.sealed().cloned();
+                self.uncertain = true;
+                log::info!("{} is in the bucket already", self.record.key);
+                self.succeeded(Some(etag), sent.as_ref()).map(Some)
+            }
+            Verdict::Rebase(base) => {
+                let Record { key, seq, .. } = &self.record;
+                if !self.journal().rebase(key, *seq, base.clone())? {
+                    return Err(Stop::Changed);
+                }
+                self.record.base = base;
+                Ok(None)
+            }
+            Verdict::Unchanged => Ok(None),
+            Verdict::Foreign => {
+                // Its condition cannot hold any more.
+                self.uncertain = false;
+                self.end()?;
+                let tag = found.map(|found| found.version.etag);
+                let tag = tag.as_ref().map_or("", ETag::as_str);
+                let reason = format!("changed by someone else: the bucket holds version {tag}");
+                Err(Stop::Park(reason))
+            }
+        }
+    }
+
+    /// Returns the headers of an object: attributes and write id, and the type that its name says.
+    pub(super) fn headers(&self, attributes: &FileAttributes) -> ObjectHeaders {
+        let mut headers = ObjectHeaders {
+            content_type: content_type(self.record.key.as_str()).into(),
+            ..ObjectHeaders::default()
+        };
+        attributes.add_to(&mut headers.metadata);
+        let write_id = self.write_id.clone();
+        headers.metadata.insert(WRITE_ID.into(), write_id);
+        headers
+    }
+
+    async fn folder(&mut self, attributes: &FileAttributes) -> Result<Outcome, Stop> {
+        if let Some(outcome) = self.look_first().await? {
+            return Ok(outcome);
+        }
+        self.begin()?;
+        let mut headers = self.headers(attributes);
+        headers.content_type = "application/x-directory".into();
+        let request = PutRequest {
+            key: self.record.key.clone(),
+            body: Default::default(),
+            md5: Md5::of(b""),
+            condition: verdict::condition(&self.record),
+            headers,
+        };
+        let result = self.sender.store.put(request).await;
+        match self.hear(result) {
+            Ok(etag) => self.succeeded(Some(etag), None),
+            Err(StoreError::PreconditionFailed) => self.look_after().await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn copy(
+        &mut self,
+        source: &ObjectVersion,
+        attributes: &FileAttributes,
+    ) -> Result<Outcome, Stop> {
+        if let Some(outcome) = self.look_first().await? {
+            return Ok(outcome);
+        }
+        let store = Arc::clone(&self.sender.store);
+        let condition = ReadCondition::IfMatch(source.etag.clone());
+        let found = store.head(&source.key, condition).await;
+        let result = match self.hear(found) {
+            Ok(info) => {
+                self.begin()?;
+                let request = CopyRequest {
+                    source: source.clone(),
+                    destination: self.record.key.clone(),
+                    condition: verdict::condition(&self.record),
+                    headers: Some(self.copied_headers(&info, attributes)),
+                };
+                let result = store.copy(request).await;
+                self.hear(result)
+            }
+            Err(StoreError::NotFound | StoreError::PreconditionFailed) => {
+                Err(StoreError::SourceChanged)
+            }
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(etag) => {
+                let outcome = self.succeeded(Some(etag), None)?;
+                match source.key == self.record.key {
+                    true => log::debug!("Attributes of {} are in the bucket", source.key),
+                    false => log::info!("Renamed {} to {}", source.key, self.record.key),
+                }
+                Ok(outcome)
+            }
+            Err(StoreError::PreconditionFailed) => self.look_after().await,
+            Err(StoreError::SourceChanged) => {
+                self.end()?;
+                let reason = format!("{} was changed or deleted by someone else", source.key);
+                Err(Stop::Park(reason))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A rename keeps what other programs have said about the object, and its times.
+    fn copied_headers(&self, info: &ObjectInfo, attributes: &FileAttributes) -> ObjectHeaders {
+        let mut attributes = attributes.clone();
+        let kept = FileAttributes::from_metadata(&info.metadata).mtime;
+        let mtime = attributes.mtime.or(kept).or(Some(info.last_modified));
+        attributes.mtime = mtime;
+        let mut headers = self.headers(&attributes);
+        let by_name = content_type(info.version.key.as_str());
+        if let Some(own) = info.content_type.as_deref().filter(|own| *own != by_name) {
+            headers.content_type = own.to_owned();
+        }
+        for (name, value) in &info.metadata {
+            let entry = headers.metadata.entry(name.clone());
+            entry.or_insert_with(|| value.clone());
+        }
+        headers
+    }
+
+    async fn delete(&mut self) -> Result<Outcome, Stop> {
+        let attempts = self.journal().open_attempts(&self.record.key);
+        if let Some(found) = self.head().await? {
+            let own = verdict::own_attempt(&attempts, &found);
+            if own.is_none() && self.record.base.as_ref() != Some(&found.version.etag) {
+                self.sender.confirm.changed(&self.record, &found)?;
+                log::warn!(
+                    "{} was changed by someone else and is not deleted",
+                    self.record.key
+                );
+                return Ok(Outcome::Done);
+            }
+            if !self.is_current() {
+                return Err(Stop::Changed);
+            }
+            let result = self.sender.store.delete(&self.record.key).await;
+            self.hear(result)?;
+            if let Some(own) = own {
+                self.journal()
+                    .end_attempt(&self.record.key, &own.write_id)?;
+            }
+            log::info!("Deleted {}", self.record.key);
+        }
+        // A write that was sent before the delete may land after it.
+        let now = self.sender.clock.now();
+        let may_land = self.journal().open_attempts(&self.record.key);
+        let may_land = may_land.iter().any(|attempt| {
+            let age = now.duration_since(attempt.begun_at).unwrap_or_default();
+            age < ATTEMPT_SETTLES
+        });
+        if may_land {
+            let Record { key, seq, .. } = &self.record;
+            self.journal().rebase(key, *seq, None)?;
+            return Ok(Outcome::Later(LOOK_AGAIN));
+        }
+        self.succeeded(None, None)
+    }
+
+    /// Whether the record still asks for this.
+    pub(super) fn is_current(&self) -> bool {
+        self.journal().is_current(&self.record.key, self.record.seq)
+    }
+
+    /// Says in the journal why the operation has failed, and returns what follows.
+    fn stopped(&self, stop: Stop) -> Outcome {
+        let noted = match stop {
+            Stop::Changed => return Outcome::Done,
+            Stop::Park(reason) => self.park(&reason),
+            Stop::Unsealed => self.unseal(),
+            Stop::File(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.park("its staged file is missing")
+            }
+            Stop::File(error) => self.failed(&error, Outcome::Failed(None)),
+            Stop::Journal(error) => Err(error),
+            Stop::Store(error) => match verdict::classify(&error) {
+                Failure::Unreachable(asked) => self.failed(&error, Outcome::Unreachable(asked)),
+                Failure::Transient(asked) => self.failed(&error, Outcome::Failed(asked)),
+                Failure::Condition => self.failed(&error, Outcome::Failed(None)),
+                Failure::Credentials => self.failed(&error, Outcome::Refused),
+                Failure::Denied if self.record.attempts + 1 < DENIED_TRIES => {
+                    self.failed(&error, Outcome::Failed(None))
+                }
+                Failure::Denied | Failure::Permanent => self.park(&error.to_string()),
+            },
+        };
+        noted.unwrap_or_else(|error| {
+            // The journal has said why in the log; nothing more can be noted there.
+            log::debug!("{}: {error}", self.record.key);
+            Outcome::Failed(None)
+        })
+    }
+
+    fn park(&self, reason: &str) -> Result<Outcome, JournalError> {
+        let Record { key, seq, .. } = &self.record;
+        if self.journal().park(key, *seq, reason)? {
+            log::warn!("{key} is kept here and not uploaded: {reason}");
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn unseal(&self) -> Result<Outcome, JournalError> {
+        let Record {
+            key, seq, change, ..
+        } = &self.record;
+        log::warn!("{key} has changed since it was closed; it is read again");
+        let length = change.file().and_then(|file| {
+            let path = self.sender.staging.path(file);
+            std::fs::metadata(path).ok().map(|metadata| metadata.len())
+        });
+        self.journal().unseal(key, *seq, length.unwrap_or(0))?;
+        Ok(Outcome::Failed(None))
+    }
+
+    fn failed(
+        &self,
+        error: &dyn std::error::Error,
+        outcome: Outcome,
+    ) -> Result<Outcome, JournalError> {
+        let Record { key, seq, .. } = &self.record;
+        let again = self.record.attempts > 0;
+        if again || !self.sender.reachable.load(Ordering::Relaxed) {
+            log::debug!("{key}: {error}");
+        } else {
+            log::warn!("{key} waits and is tried again: {error}");
+        }
+        self.journal().note_failure(key, *seq, &error.to_string())?;
+        Ok(outcome)
+    }
+}
