@@ -161,11 +161,9 @@ impl LocalTree {
             folder => folder?,
         };
         let listed = list(&folder).map_err(disk_error)?;
-        let device = folder.status.identity.key.device;
         let mut nodes = self.nodes.lock();
-        let entries = listed.into_iter().map(|(name, inode, kind)| {
-            let number = nodes.number_ahead(FileKey { device, inode });
-            let ino = Ino(self.base + number);
+        let entries = listed.into_iter().map(|(name, key, kind)| {
+            let ino = Ino(self.base + nodes.number_ahead(key));
             DirEntry { name, ino, kind }
         });
         Ok(entries.collect())
@@ -289,7 +287,9 @@ fn open_folder(folder: &Place) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(&folder.fd, ".", flags, Mode::empty())
 }
 
-fn list(folder: &Place) -> Result<Vec<(OsString, u64, Kind)>, Errno> {
+/// Each file is asked about, although the folder tells a number and a kind too: on a disk made of
+/// several, as an overlay is, those of the folder are others than a lookup finds.
+fn list(folder: &Place) -> Result<Vec<(OsString, FileKey, Kind)>, Errno> {
     let mut listed = Vec::new();
     for entry in Dir::new(open_folder(folder)?)? {
         let entry = entry?;
@@ -297,17 +297,19 @@ fn list(folder: &Place) -> Result<Vec<(OsString, u64, Kind)>, Errno> {
         if name == "." || name == ".." {
             continue;
         }
-        let kind = match beneath::kind(entry.file_type()) {
-            Some(kind) => kind,
-            // A disk that does not tell the kind in its listing. A name that is gone by now is no
-            // entry.
-            None => match child(&folder.fd, name).and_then(status) {
-                Ok(status) => status.kind,
-                Err(Errno::NOENT) => continue,
-                Err(error) => return Err(error),
-            },
+        let (key, kind) = match beneath::key_of_child(&folder.fd, name) {
+            Ok(found) => found,
+            // Removed since.
+            Err(Errno::NOENT) => continue,
+            // A folder that may be listed but not entered.
+            Err(_) => {
+                let device = folder.status.identity.key.device;
+                let inode = entry.ino();
+                let kind = beneath::kind(entry.file_type()).unwrap_or(Kind::File);
+                (FileKey { device, inode }, kind)
+            }
         };
-        listed.push((name.to_owned(), entry.ino(), kind));
+        listed.push((name.to_owned(), key, kind));
     }
     Ok(listed)
 }

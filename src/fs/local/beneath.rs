@@ -192,6 +192,14 @@ pub(super) fn status(fd: impl AsFd) -> Result<Status, Errno> {
     })
 }
 
+/// Returns what the disk calls one name in a folder, and its kind.
+pub(super) fn key_of_child(folder: &OwnedFd, name: &OsStr) -> Result<(FileKey, Kind), Errno> {
+    let itself = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let stat = rustix::fs::statx(folder, name, itself, StatxFlags::INO | StatxFlags::TYPE)?;
+    let kind = kind(FileType::from_raw_mode(stat.stx_mode.into())).ok_or(Errno::IO)?;
+    Ok((file_key(&stat), kind))
+}
+
 fn file_key(stat: &rustix::fs::Statx) -> FileKey {
     FileKey {
         device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
