@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -19,6 +19,16 @@ impl FileId {
     /// Returns an id that no other file has.
     pub fn random() -> FileId {
         FileId(uuid::Uuid::new_v4().as_u128())
+    }
+
+    /// Returns the number behind the id, for databases.
+    pub fn as_u128(self) -> u128 {
+        self.0
+    }
+
+    /// Returns the id with that number.
+    pub fn from_u128(number: u128) -> FileId {
+        FileId(number)
     }
 
     /// Returns the file's name in the cache directory.
@@ -94,14 +104,26 @@ pub fn sync_file_system(dir: &Path) -> io::Result<()> {
 /// Replaces the content of `path`. A reader, and whoever looks after a power cut, sees the old
 /// content or the new, never a mixture. After success the new content survives a power cut.
 pub fn write_atomic(path: &Path, content: &[u8]) -> io::Result<()> {
+    write_atomic_with(path, |file| file.write_all(content))
+}
+
+/// Does what [`write_atomic`] does with content that is too large to be held in memory.
+pub fn write_atomic_with(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> io::Result<()> {
     let temporary = temporary_beside(path)?;
     let written = (|| {
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&temporary)?;
-        file.write_all(content)?;
+        let mut buffered = BufWriter::new(file);
+        write(&mut buffered)?;
+        let file = buffered
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
     })();
@@ -114,6 +136,24 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> io::Result<()> {
             .filter(|p| !p.as_os_str().is_empty())
             .unwrap_or(Path::new(".")),
     )
+}
+
+/// How large a disk is and how much of it is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes that an ordinary user can still write.
+    pub available: u64,
+}
+
+/// Returns the space of the disk that `path` lies on.
+pub fn disk_space(path: &Path) -> io::Result<DiskSpace> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(DiskSpace {
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        available: stat.f_bavail.saturating_mul(stat.f_frsize),
+    })
 }
 
 fn temporary_beside(path: &Path) -> io::Result<PathBuf> {

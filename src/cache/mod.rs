@@ -1,22 +1,65 @@
 //! The disposable cache: object versions on local disk, filled by ranged GETs as they are read.
+//!
+//! It owns `CACHE_DIR` and nothing that is not in the bucket as well: whatever is lost here costs a
+//! download. It does not know names, handles or uploads; `fs` and the uploader call it with object
+//! versions. A file is adopted from staging and taken back there without a copy.
+//!
+//! ```text
+//! mod        what callers see              table      entries in memory, one per version
+//! place      where files lie and move      index/     index.db: rows, listings
+//! file       the bytes of one version      ranges     which of them are present
+//! fetch      who asks for what is missing  transfer   how it arrives
+//! read_ahead what is wanted next           room       budget, eviction, expiry
+//! behind     the housekeeping thread       export     metadata.json
+//! ```
+//!
+//! Lock order, from the first to the last; a lock is never taken while a later one is held:
+//! `Cache::evicting`, `Cache::remaking`, `Content::place`, the table's state, a stream's state,
+//! `Content::state`; then, each alone and last, the index's connections, `Cache::index`,
+//! `Cache::pending`. Only the first three are held across disk I/O, and no read of cached bytes
+//! takes one of those.
 
+mod behind;
 mod error;
+mod export;
+mod fetch;
 mod file;
+mod index;
+mod place;
+mod ranges;
 mod read_ahead;
+mod room;
+mod table;
+mod transfer;
 
+#[cfg(test)]
+mod fake_store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::{Mutex, RwLock};
+
 use crate::clock::SharedClock;
-use crate::disk::FileId;
+use crate::disk::{self, FileId};
 use crate::store::{ListedObject, ObjectInfo, ObjectStore, ObjectVersion};
 
 pub use error::CacheError;
 pub use file::CacheFile;
 pub use read_ahead::ReadStream;
+
+use behind::Behind;
+use fetch::Fetcher;
+use index::Index;
+use room::Usage;
+use table::Table;
 
 /// What the cache is told at start.
 #[derive(Clone, Debug)]
@@ -90,25 +133,76 @@ pub struct CacheStats {
 #[derive(Debug)]
 pub struct Cache {
     options: CacheOptions,
+    max_bytes: u64,
+    clock: SharedClock,
+    fetcher: Fetcher,
+    table: Table,
+    usage: Arc<Usage>,
+    /// Replaced when it was removed or is damaged.
+    index: RwLock<Arc<Index>>,
+    remaking: Mutex<()>,
+    evicting: Mutex<()>,
+    /// Listings that are not in the index yet, by folder.
+    pending: Mutex<HashMap<String, Arc<SavedListing>>>,
+    behind: Behind,
+    /// Whether files without a row were looked for since the index was opened.
+    swept: AtomicBool,
+    /// After the clean end nothing more is recorded.
+    ended: AtomicBool,
+    /// The state of the index that `metadata.json` shows.
+    exported: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    this: Weak<Cache>,
 }
 
 impl Cache {
     /// Opens or makes the cache in `options.dir`. Damage in it is repaired by forgetting.
     pub fn open(
         options: CacheOptions,
-        _store: Arc<dyn ObjectStore>,
-        _clock: SharedClock,
-        _runtime: tokio::runtime::Handle,
+        store: Arc<dyn ObjectStore>,
+        clock: SharedClock,
+        runtime: tokio::runtime::Handle,
     ) -> Result<Arc<Cache>, CacheError> {
-        Ok(Arc::new(Cache { options }))
+        disk::create_private_dir(&options.dir)?;
+        let index = Index::open(&options.dir)?;
+        let (files, bytes) = index.totals()?;
+        let usage = Arc::new(Usage::default());
+        usage.reset(files, bytes);
+        let max_bytes = match options.max_bytes {
+            Some(bytes) => bytes,
+            None => room::default_max_bytes(disk::disk_space(&options.dir)?.total),
+        };
+        Ok(Arc::new_cyclic(|this| Cache {
+            max_bytes,
+            clock,
+            fetcher: Fetcher::new(store, runtime, options.request_deadline),
+            table: Table::default(),
+            usage,
+            index: RwLock::new(Arc::new(index)),
+            remaking: Mutex::new(()),
+            evicting: Mutex::new(()),
+            pending: Mutex::new(HashMap::new()),
+            behind: Behind::default(),
+            swept: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            exported: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            this: this.clone(),
+            options,
+        }))
     }
 
     /// Sets who is told what the first GET of a file says about its object.
-    pub fn observe_info(&self, _observer: InfoObserver) {}
+    pub fn observe_info(&self, observer: InfoObserver) {
+        *self.fetcher.observer.lock() = Some(Arc::new(observer));
+    }
 
     /// Returns the entry of this version if it holds anything. Inline lane, no network.
-    pub fn get(&self, _version: &ObjectVersion) -> Option<Arc<CacheFile>> {
-        None
+    pub fn get(&self, version: &ObjectVersion) -> Option<Arc<CacheFile>> {
+        let file = self.find(version)?;
+        (file.is_complete() || file.held_bytes() > 0).then_some(file)
     }
 
     /// Returns the entry of this version, made empty when absent. Inline lane.
@@ -117,9 +211,15 @@ impl Cache {
         version: &ObjectVersion,
         size: u64,
     ) -> Result<Arc<CacheFile>, CacheError> {
-        let id = FileId::random();
-        let file = File::create_new(self.options.dir.join(id.cache_name()))?;
-        Ok(Arc::new(CacheFile::new(version.clone(), id, size, file)))
+        if let Some(file) = self.find(version) {
+            if file.size() == size {
+                return Ok(file);
+            }
+            // One tag, two lengths: the row is wrong, or the listing was. The first GET tells.
+            drop(file);
+            self.forget(version);
+        }
+        Ok(self.make(version, size)?)
     }
 
     /// Makes a complete file that still lies in staging this version's entry. `file` is a
@@ -129,63 +229,135 @@ impl Cache {
         version: &ObjectVersion,
         id: FileId,
         file: File,
-        _path: PathBuf,
+        path: PathBuf,
     ) -> Arc<CacheFile> {
-        let size = file.metadata().map_or(0, |meta| meta.len());
-        Arc::new(CacheFile::new(version.clone(), id, size, file))
+        self.place_adopted(version, id, file, path)
     }
 
-    /// Moves an adopted file into the cache directory. An error leaves it where it is, to be
-    /// tried again.
-    pub fn settle(&self, _file: &Arc<CacheFile>) -> io::Result<()> {
-        Ok(())
+    /// Moves an adopted file into the cache directory, and enters it in the index. If that is on
+    /// another file system the bytes are copied, and [`Cache::get`] returns the copy from then on.
+    ///
+    /// An error leaves the file where it is, to be tried again. One that was forgotten meanwhile
+    /// is removed; one that was taken is left alone.
+    pub fn settle(&self, file: &Arc<CacheFile>) -> io::Result<()> {
+        self.settle_file(file)
     }
 
-    /// Takes a complete file out of the cache and renames it to `to`, a path on the same file
-    /// system. Fails with `NotFound` if its name is gone.
-    pub fn take(&self, _file: &Arc<CacheFile>, _to: &Path) -> io::Result<()> {
-        Err(io::ErrorKind::NotFound.into())
+    /// Takes a complete file out of the cache and renames it to `to`, keeping its inode, so that
+    /// open descriptors follow it. An adopted file that was not settled already lies in staging,
+    /// and is renamed only if it lies elsewhere than `to`.
+    ///
+    /// Fails with `NotFound` if its name is gone, with `CrossesDevices` if `to` lies on another
+    /// file system, with `InvalidInput` if it is not complete; the entry then stays.
+    pub fn take(&self, file: &Arc<CacheFile>, to: &Path) -> io::Result<()> {
+        self.take_file(file, to)
     }
 
     /// Drops an entry; open handles keep reading their descriptor.
-    pub fn forget(&self, _version: &ObjectVersion) {}
-
-    /// Notes that the bucket still has this version: its age counts from now.
-    pub fn revalidated(&self, _version: &ObjectVersion) {}
-
-    /// Notes that the same bytes are now another version, after a server-side copy.
-    pub fn rename_version(&self, _from: &ObjectVersion, _to: &ObjectVersion) {}
-
-    /// Returns the complete entries whose keys begin with `prefix`, ordered by key.
-    pub fn held_below(&self, _prefix: &str) -> Vec<HeldObject> {
-        Vec::new()
+    pub fn forget(&self, version: &ObjectVersion) {
+        self.forget_version(version);
     }
 
-    /// Keeps a complete listing of a folder (`""` or `"a/b/"`), replacing the former one.
-    pub fn save_listing(&self, _folder: &str, _objects: &[ListedObject], _prefixes: &[String]) {}
+    /// Notes that the bucket still has this version: its age counts from now.
+    pub fn revalidated(&self, version: &ObjectVersion) {
+        let now = self.clock.now();
+        if let table::Found::File(file) = self.table.find(version) {
+            let mut state = file.content.state.lock();
+            state.fetched_at = now;
+            state.dirty = true;
+        }
+        self.logged(self.index().revalidated(version, now));
+    }
+
+    /// Notes that the same bytes are now another version, after a server-side copy. Open handles
+    /// of the old one read on, and what they still miss is asked for as the new one.
+    pub fn rename_version(&self, from: &ObjectVersion, to: &ObjectVersion) {
+        self.rename(from, to);
+    }
+
+    /// Returns the complete entries whose keys begin with `prefix`, ordered by key.
+    pub fn held_below(&self, prefix: &str) -> Vec<HeldObject> {
+        let held = self.logged(self.index().held_below(prefix));
+        let mut held = held.unwrap_or_default();
+        for file in self.table.all() {
+            if file.is_complete() && file.version.key.as_str().starts_with(prefix) {
+                let state = file.content.state.lock();
+                held.push(HeldObject {
+                    version: file.version.clone(),
+                    size: file.size(),
+                    last_modified: state.last_modified.unwrap_or(state.fetched_at),
+                });
+            }
+        }
+        held.sort_by(|a, b| a.version.cmp(&b.version));
+        held.dedup_by(|a, b| a.version == b.version);
+        held
+    }
+
+    /// Keeps a complete listing of a folder (`""` or `"a/b/"`), replacing the former one. Written
+    /// behind; if too many wait to be written it is not kept.
+    pub fn save_listing(&self, folder: &str, objects: &[ListedObject], prefixes: &[String]) {
+        self.save_listing_behind(folder, objects, prefixes);
+    }
 
     /// Returns the listing of a folder that was saved last.
-    pub fn load_listing(&self, _folder: &str) -> Option<SavedListing> {
-        None
+    pub fn load_listing(&self, folder: &str) -> Option<SavedListing> {
+        if let Some(listing) = self.pending.lock().get(folder) {
+            return Some(SavedListing::clone(listing));
+        }
+        self.logged(self.index().load_listing(folder)).flatten()
     }
 
     /// Removes what has expired, unless it is open or the bucket cannot be reached, and evicts
     /// down to the budget and the floor of free space.
-    pub fn cleanup(&self, _reachable: bool) -> CleanupReport {
-        CleanupReport::default()
+    pub fn cleanup(&self, reachable: bool) -> CleanupReport {
+        self.clean_up(reachable)
     }
 
-    /// Starts the thread that cleans up at start and hourly, writes behind and exports.
-    pub fn spawn_housekeeping(self: &Arc<Self>, _reachable: Arc<dyn Fn() -> bool + Send + Sync>) {}
+    /// Starts the thread that cleans up at start and hourly, writes behind and exports. It ends
+    /// with [`Cache::shutdown`], or when the cache is dropped.
+    pub fn spawn_housekeeping(self: &Arc<Self>, reachable: Arc<dyn Fn() -> bool + Send + Sync>) {
+        self.start_behind(reachable);
+    }
 
     /// Returns the state of the cache in numbers.
     pub fn stats(&self) -> CacheStats {
-        CacheStats::default()
+        CacheStats {
+            bytes: self.usage.bytes(),
+            max_bytes: self.max_bytes,
+            files: self.usage.files(),
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+        }
     }
 
     /// Counts an open: a hit if it needed no bytes from the bucket.
-    pub fn note_open(&self, _hit: bool) {}
+    pub fn note_open(&self, hit: bool) {
+        let counter = if hit { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 
-    /// Makes what is present durable and marks a clean end. The cache may be dropped after.
-    pub fn shutdown(&self) {}
+    /// Makes what is present durable, as far as that takes a second or two, exports, and marks a
+    /// clean end. Nothing is recorded any more after it.
+    pub fn shutdown(&self) {
+        self.end_behind();
+    }
+
+    /// Whether something that was fetched or revalidated at that time is older than the TTL.
+    fn is_expired(&self, fetched_at: SystemTime) -> bool {
+        let age = self.clock.now().duration_since(fetched_at);
+        // A time in the future is a clock that was set back: not old.
+        age.is_ok_and(|age| age > self.options.ttl)
+    }
+
+    fn index(&self) -> Arc<Index> {
+        Arc::clone(&self.index.read())
+    }
+
+    /// Says once, here, what went wrong with the index; all who ask it can do without.
+    fn logged<T>(&self, result: io::Result<T>) -> Option<T> {
+        result
+            .inspect_err(|error| log::warn!("cache index: {error}"))
+            .ok()
+    }
 }
