@@ -4,29 +4,32 @@
 //! wait for the bucket goes on as a task on the runtime, which owns the reply; every such wait
 //! ends at a deadline of its own. [`Fuse::answer`] is the one place where the lane is chosen.
 
+mod device;
+mod reply;
+
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
+pub use device::DeviceRegistrar;
+
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, Notifier, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle as Runtime;
 
+use self::reply::file_attr;
 use crate::error::{FsError, FsResult};
-use crate::fs::attr::{Attr, Caller, DirEntry, Fh, Ino, Kind, SetAttr};
-use crate::fs::passthrough::{Backing, IoChoice, Registrar};
-use crate::fs::{Fs, Kernel, OpenFlags, Opened};
+use crate::fs::attr::{Attr, Caller, Fh, Ino, SetAttr};
+use crate::fs::{Fs, OpenFlags};
 
 /// The largest write that the kernel is asked to send, in bytes: large enough that the round trip
 /// does not count, and FUSE's own limit for reads on common kernels.
@@ -118,38 +121,6 @@ fn errno(op: &str, ino: u64, error: &FsError) -> Errno {
         log::warn!("{op} #{ino}: {error}");
     }
     Errno::from_i32(error.errno())
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Folder => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::CharDevice => FileType::CharDevice,
-        Kind::BlockDevice => FileType::BlockDevice,
-    }
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino.0),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: attr.atime,
-        mtime: attr.mtime,
-        ctime: attr.ctime,
-        crtime: attr.ctime,
-        kind: file_type(attr.kind),
-        perm: (attr.mode & 0o7777) as u16,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: attr.rdev,
-        blksize: 4096,
-        flags: 0,
-    }
 }
 
 fn caller(request: &Request) -> Caller {
@@ -352,7 +323,7 @@ impl Filesystem for Fuse {
         let flags = OpenFlags { raw: flags.0 };
         let future = async move { fs.open(Ino(ino.0), flags).await };
         self.answer("open", ino.0, future, move |result| match result {
-            Ok(opened) => reply_opened(reply, opened),
+            Ok(opened) => reply::opened(reply, opened),
             Err(error) => reply.error(error),
         });
     }
@@ -375,7 +346,7 @@ impl Filesystem for Fuse {
         self.answer("create", parent.0, future, move |result| match result {
             Ok(created) => {
                 let ttl = ttl.ttl(created.attr.ino);
-                reply_created(reply, &ttl, &created.attr, created.opened);
+                reply::created(reply, &ttl, &created.attr, created.opened);
             }
             Err(error) => reply.error(error),
         });
@@ -491,21 +462,13 @@ impl Filesystem for Fuse {
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
         // Inline; remote when it is read anew from the start.
         let fs = self.fs.clone();
         let future = async move { fs.readdir(Ino(ino.0), Fh(fh.0), offset).await };
         self.answer("readdir", ino.0, future, move |result| match result {
-            Ok(names) => {
-                for (next, entry) in entries_from(&names, offset) {
-                    let ino = INodeNo(entry.ino.0);
-                    if reply.add(ino, next, file_type(entry.kind), &entry.name) {
-                        break;
-                    }
-                }
-                reply.ok();
-            }
+            Ok(names) => reply::names(&names, offset, reply),
             Err(error) => reply.error(error),
         });
     }
@@ -522,7 +485,7 @@ impl Filesystem for Fuse {
         let (fs, names) = (self.fs.clone(), self.fs.clone());
         let future = async move { names.readdir(Ino(ino.0), Fh(fh.0), offset).await };
         self.answer("readdirplus", ino.0, future, move |result| match result {
-            Ok(names) => reply_names_with_attributes(&fs, Ino(ino.0), &names, offset, reply),
+            Ok(names) => reply::names_with_attributes(&fs, Ino(ino.0), &names, offset, reply),
             Err(error) => reply.error(error),
         });
     }
@@ -603,166 +566,6 @@ impl Filesystem for Fuse {
         match self.fs.lseek(Fh(fh.0), offset, whence) {
             Ok(offset) => reply.offset(offset),
             Err(error) => reply.error(errno("lseek", ino.0, &error)),
-        }
-    }
-}
-
-fn entries_from(names: &[DirEntry], offset: u64) -> impl Iterator<Item = (u64, &DirEntry)> {
-    let from = usize::try_from(offset)
-        .unwrap_or(usize::MAX)
-        .min(names.len());
-    names[from..]
-        .iter()
-        .enumerate()
-        .map(move |(n, entry)| ((from + n + 1) as u64, entry))
-}
-
-fn reply_names_with_attributes(
-    fs: &Fs,
-    parent: Ino,
-    names: &[DirEntry],
-    offset: u64,
-    mut reply: ReplyDirectoryPlus,
-) {
-    for (next, entry) in entries_from(names, offset) {
-        // The kernel takes no lookup for the two dots.
-        let dot = entry.name == "." || entry.name == "..";
-        let attr = match dot {
-            true => fs.getattr(entry.ino, None).ok(),
-            false => fs.entry_attr(parent, entry),
-        };
-        let Some(attr) = attr else { continue };
-        let (ino, ttl) = (INodeNo(attr.ino.0), fs.ttl(attr.ino));
-        if reply.add(
-            ino,
-            next,
-            &entry.name,
-            &ttl,
-            &file_attr(&attr),
-            Generation(0),
-        ) {
-            if !dot {
-                fs.forget(attr.ino, 1);
-            }
-            break;
-        }
-    }
-    reply.ok();
-}
-
-fn cached_flags(keep_pages: bool) -> FopenFlags {
-    if keep_pages {
-        FopenFlags::FOPEN_KEEP_CACHE
-    } else {
-        FopenFlags::empty()
-    }
-}
-
-fn reply_opened(reply: ReplyOpen, opened: Opened) {
-    let fh = FileHandle(opened.fh.0);
-    let (backing, flags) = match opened.io {
-        IoChoice::Cached { keep_pages } => return reply.opened(fh, cached_flags(keep_pages)),
-        IoChoice::Passthrough(backing) => (backing, FopenFlags::empty()),
-        IoChoice::PassthroughDirect(backing) => (backing, FopenFlags::FOPEN_DIRECT_IO),
-    };
-    // SAFETY: the id is open and of this session, and stays open while `backing` lives, which the
-    // inode's gate keeps as long as a handle is open.
-    let id = unsafe { reply.wrap_backing(backing.id()) };
-    reply.opened_passthrough(fh, flags, &id);
-    // The id is the gate's to close.
-    let _ = id.into_raw();
-}
-
-fn reply_created(reply: ReplyCreate, ttl: &std::time::Duration, attr: &Attr, opened: Opened) {
-    let (fh, attr) = (FileHandle(opened.fh.0), file_attr(attr));
-    let (backing, flags) = match opened.io {
-        IoChoice::Cached { keep_pages } => {
-            return reply.created(ttl, &attr, Generation(0), fh, cached_flags(keep_pages));
-        }
-        IoChoice::Passthrough(backing) => (backing, FopenFlags::empty()),
-        IoChoice::PassthroughDirect(backing) => (backing, FopenFlags::FOPEN_DIRECT_IO),
-    };
-    // SAFETY: as in `reply_opened`.
-    let id = unsafe { reply.wrap_backing(backing.id()) };
-    reply.created_passthrough(ttl, &attr, Generation(0), fh, flags, &id);
-    let _ = id.into_raw();
-}
-
-/// Registers backing files over the session's own device.
-pub struct DeviceRegistrar {
-    device: Arc<OwnedFd>,
-    /// Said once: why passthrough is not to be had.
-    refused: std::sync::Once,
-}
-
-impl DeviceRegistrar {
-    /// Returns a registrar for the session that `device` belongs to.
-    pub fn new(device: impl AsFd) -> io::Result<DeviceRegistrar> {
-        let device = Arc::new(device.as_fd().try_clone_to_owned()?);
-        Ok(DeviceRegistrar {
-            device,
-            refused: std::sync::Once::new(),
-        })
-    }
-}
-
-impl Registrar for DeviceRegistrar {
-    fn register(&self, file: &File) -> io::Result<Arc<dyn Backing>> {
-        match fuser::BackingId::create_raw(&*self.device, file) {
-            Ok(id) => Ok(Arc::new(DeviceBacking {
-                device: self.device.clone(),
-                id,
-            })),
-            Err(error) => {
-                self.refused.call_once(|| {
-                    log::info!("no kernel passthrough, files are read through us: {error}");
-                });
-                Err(error)
-            }
-        }
-    }
-}
-
-struct DeviceBacking {
-    device: Arc<OwnedFd>,
-    id: u32,
-}
-
-impl Backing for DeviceBacking {
-    fn id(&self) -> u32 {
-        self.id
-    }
-}
-
-impl Drop for DeviceBacking {
-    fn drop(&mut self) {
-        // `FUSE_DEV_IOC_BACKING_CLOSE` of linux/fuse.h: _IOW(229, 2, uint32_t).
-        const BACKING_CLOSE: libc::c_ulong = (1 << 30) | (4 << 16) | (229 << 8) | 2;
-        // SAFETY: the device is open, and the request reads one u32 that outlives the call.
-        let closed = unsafe {
-            libc::ioctl(
-                self.device.as_raw_fd(),
-                BACKING_CLOSE as _,
-                &self.id as *const u32,
-            )
-        };
-        if closed != 0 {
-            log::debug!("backing id {} was gone already", self.id);
-        }
-    }
-}
-
-impl Kernel for Notifier {
-    fn forget_entry(&self, parent: Ino, name: &OsStr) {
-        if let Err(error) = self.inval_entry(INodeNo(parent.0), name) {
-            log::debug!("the kernel does not know {name:?} in {parent:?}: {error}");
-        }
-    }
-
-    fn forget_attributes(&self, ino: Ino) {
-        // A negative offset spares the pages.
-        if let Err(error) = self.inval_inode(INodeNo(ino.0), -1, 0) {
-            log::debug!("the kernel does not know {ino:?}: {error}");
         }
     }
 }

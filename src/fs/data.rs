@@ -111,15 +111,16 @@ impl Fs {
             Content::Staged(_) | Content::Remote(_) | Content::Folder => return None,
         };
         // The handle counts as a writer, so the version cannot be sealed under this write.
-        if let Err(error) = writable.and_then(|file| file.file().write_all_at(data, offset)) {
-            return Some(Err(error.into()));
-        }
+        let written = match writable.and_then(|file| write_fully(file.file(), offset, data)) {
+            Ok(written) => written,
+            Err(error) => return Some(Err(error.into())),
+        };
         let now = self.clock.now();
         let mut state = handle.inode.state.lock();
-        state.meta.size = state.meta.size.max(offset + data.len() as u64);
+        state.meta.size = state.meta.size.max(offset + written as u64);
         state.meta.mtime = now;
         state.meta.ctime = now;
-        Some(Ok(data.len()))
+        Some(Ok(written))
     }
 
     /// Remote lane: writes after making the file writable, which may take its whole base version
@@ -540,6 +541,22 @@ enum Bytes {
 
 fn no_such_offset() -> FsError {
     std::io::Error::from_raw_os_error(libc::ENXIO).into()
+}
+
+/// Writes all, or as much as the disk has room for; an error only if that is nothing, so that the
+/// caller knows of every byte that was written.
+fn write_fully(file: &std::fs::File, offset: u64, data: &[u8]) -> std::io::Result<usize> {
+    let mut written = 0;
+    while written < data.len() {
+        match file.write_at(&data[written..], offset + written as u64) {
+            Ok(0) => break,
+            Ok(more) => written += more,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if written == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(written)
 }
 
 /// Reads until the buffer is full or the file ends.

@@ -218,8 +218,7 @@ impl Fs {
         let mut receiver = self.refresh(ino, path);
         // An error of `changed` means that the task has ended: its last word counts.
         let _ = tokio::time::timeout(patience, receiver.changed()).await;
-        let done = *receiver.borrow();
-        done
+        *receiver.borrow()
     }
 
     async fn list_folder(self: &Arc<Self>, ino: Ino, path: &str) -> StoreResult<()> {

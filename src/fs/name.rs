@@ -11,9 +11,6 @@ use crate::store::Key;
 /// The longest file name Linux programs can use, in bytes (`NAME_MAX`).
 pub(super) const MAX_NAME_BYTES: usize = 255;
 
-/// Prefix of all keys of our own in the bucket (trash, leases, probes): never shown.
-pub(super) const OWN_PREFIX: &str = ".voicebeatfs";
-
 /// Returns the name as text, or says why the bucket cannot hold it.
 pub(super) fn check(name: &OsStr) -> FsResult<&str> {
     if name.len() > MAX_NAME_BYTES {
@@ -46,10 +43,7 @@ pub(super) fn marker_in(folder: &str, name: &str) -> FsResult<Key> {
 
 /// Whether an object's name from the bucket can stand in a folder as it is.
 pub(super) fn is_showable(name: &str) -> bool {
-    name.len() <= MAX_NAME_BYTES
-        && !matches!(name, "" | "." | "..")
-        && !name.contains('\0')
-        && name != OWN_PREFIX
+    name.len() <= MAX_NAME_BYTES && !matches!(name, "" | "." | "..") && !name.contains('\0')
 }
 
 /// Whether a name at the root belongs to a desktop and stays on this disk: what file managers and

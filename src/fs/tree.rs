@@ -5,11 +5,15 @@
 //! deleted here, nor hides what was made here. The tree knows names only; what the bytes are is the
 //! inode's matter.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod merge;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
+
+pub(super) use merge::{Listing, Stale};
 
 use super::attr::{Ino, Kind};
 use super::inode::{Content, Inode, Listed, Meta, Remote, State};
@@ -67,29 +71,6 @@ pub(super) struct Entry {
     pub(super) kind: Kind,
     /// What is known of a file that is not in memory as an inode.
     listed: Option<Box<Listed>>,
-}
-
-/// A complete or partial listing of one folder, names only.
-pub(super) struct Listing {
-    /// Files by name.
-    pub(super) files: Vec<(String, Listed)>,
-    /// Folders by name.
-    pub(super) folders: Vec<String>,
-    /// The marker's tag.
-    pub(super) marker: Option<ETag>,
-    /// Whether what it does not name is absent.
-    pub(super) complete: bool,
-    /// When it was begun.
-    pub(super) begun: Instant,
-}
-
-/// A name whose kernel entry is no longer right.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Stale {
-    /// The folder.
-    pub(super) parent: Ino,
-    /// The name as the kernel was given it.
-    pub(super) name: Box<str>,
 }
 
 impl Tree {
@@ -409,182 +390,6 @@ impl Tree {
             node.place = place;
         }
         Some(())
-    }
-
-    /// Lays a listing under what is known; names with a record of our own (`own`, folded) or
-    /// changed here since the listing was begun stay as they are. Returns what the kernel must
-    /// look up again.
-    pub(super) fn apply_listing(
-        &mut self,
-        ino: Ino,
-        listing: Listing,
-        own: &HashSet<String>,
-    ) -> Vec<Stale> {
-        let Some(dir) = self.dirs.get_mut(&ino) else {
-            return Vec::new();
-        };
-        if dir.listed_at.is_some_and(|newer| newer > listing.begun) {
-            return Vec::new();
-        }
-        let begun = listing.begun;
-        dir.recent.retain(|_, changed| *changed >= begun);
-        let mut keep: HashSet<String> = own.clone();
-        keep.extend(dir.recent.keys().map(|name| name.to_string()));
-        if listing.complete {
-            dir.listed_at = Some(begun);
-        }
-        dir.marker = listing.marker.or(dir.marker.take());
-        let mut seen = HashSet::new();
-        let mut stale = Vec::new();
-        for name in &listing.folders {
-            let folded = fold(name);
-            seen.insert(folded.to_string());
-            if !keep.contains(&*folded) {
-                self.list_folder(ino, name, begun, &mut stale);
-            }
-        }
-        for (name, listed) in listing.files {
-            let folded = fold(&name).into_owned();
-            // A folder wins the name over an object.
-            if !keep.contains(&folded) && !seen.contains(&folded) {
-                self.list_file(ino, &name, listed, &mut stale);
-            }
-            seen.insert(folded);
-        }
-        if listing.complete {
-            self.drop_unlisted(ino, &seen, &keep, &mut stale);
-        }
-        stale
-    }
-
-    fn list_folder(&mut self, parent: Ino, name: &str, begun: Instant, stale: &mut Vec<Stale>) {
-        let known = self
-            .dirs
-            .get(&parent)
-            .and_then(|dir| dir.entry(name))
-            .cloned();
-        if let Some(entry) = known {
-            if entry.kind == Kind::Folder {
-                return;
-            }
-            self.detach(parent, &entry, stale);
-        }
-        let ino = self.add_folder(None, begun);
-        let entry = Entry {
-            spelling: name.into(),
-            ino,
-            kind: Kind::Folder,
-            listed: None,
-        };
-        let folded: Box<str> = (&*fold(name)).into();
-        if let Some(dir) = self.dirs.get_mut(&parent) {
-            dir.entries.insert(folded.clone(), entry);
-        }
-        if let Some(node) = self.nodes.get_mut(&ino) {
-            node.place = Some(Place {
-                parent,
-                name: folded,
-            });
-        }
-    }
-
-    fn list_file(&mut self, parent: Ino, name: &str, listed: Listed, stale: &mut Vec<Stale>) {
-        let folded: Box<str> = (&*fold(name)).into();
-        let known = self
-            .dirs
-            .get(&parent)
-            .and_then(|dir| dir.entries.get(&folded))
-            .cloned();
-        let mut ino = None;
-        if let Some(entry) = known {
-            if self.is_same(&entry, &listed) {
-                if let Some(node) = self.nodes.get(&entry.ino) {
-                    node.inode.state.lock().checked_at = listed.checked_at;
-                    return;
-                }
-                ino = Some(entry.ino);
-            } else {
-                self.detach(parent, &entry, stale);
-            }
-        }
-        let ino = ino.unwrap_or_else(|| self.new_ino());
-        let entry = Entry {
-            spelling: name.into(),
-            ino,
-            kind: Kind::File,
-            listed: Some(Box::new(listed)),
-        };
-        if let Some(dir) = self.dirs.get_mut(&parent) {
-            dir.entries.insert(folded, entry);
-        }
-    }
-
-    fn is_same(&self, entry: &Entry, listed: &Listed) -> bool {
-        if let Some(known) = &entry.listed {
-            return known.version == listed.version && known.origin == listed.origin;
-        }
-        let Some(node) = self.nodes.get(&entry.ino) else {
-            return false;
-        };
-        let state = node.inode.state.lock();
-        state
-            .remote()
-            .is_some_and(|remote| remote.version == listed.version)
-    }
-
-    fn drop_unlisted(
-        &mut self,
-        ino: Ino,
-        seen: &HashSet<String>,
-        keep: &HashSet<String>,
-        stale: &mut Vec<Stale>,
-    ) {
-        let Some(dir) = self.dirs.get(&ino) else {
-            return;
-        };
-        let gone: Vec<Entry> = dir
-            .entries
-            .iter()
-            .filter(|(name, _)| !seen.contains(&***name) && !keep.contains(&***name))
-            .map(|(_, entry)| entry.clone())
-            .collect();
-        for entry in gone {
-            self.detach(ino, &entry, stale);
-        }
-    }
-
-    /// Takes a name out because the bucket shows it otherwise: open handles keep the old bytes.
-    fn detach(&mut self, parent: Ino, entry: &Entry, stale: &mut Vec<Stale>) {
-        let folded = fold(&entry.spelling);
-        if let Some(dir) = self.dirs.get_mut(&parent) {
-            dir.entries.remove(&*folded);
-        }
-        if let Some(node) = self.nodes.get_mut(&entry.ino) {
-            node.place = None;
-            node.inode.state.lock().superseded = true;
-            stale.push(Stale {
-                parent,
-                name: entry.spelling.clone(),
-            });
-        }
-        self.release_memory(entry.ino);
-    }
-
-    /// The name shows another version from now on, of which `listed` is known.
-    pub(super) fn supersede(&mut self, ino: Ino, listed: Option<Listed>) -> Option<Stale> {
-        let place = self.place(ino)?.clone();
-        let entry = self
-            .dirs
-            .get(&place.parent)?
-            .entries
-            .get(&place.name)?
-            .clone();
-        let mut stale = Vec::new();
-        self.detach(place.parent, &entry, &mut stale);
-        if let Some(listed) = listed {
-            self.insert_listed(place.parent, &entry.spelling, listed);
-        }
-        stale.pop()
     }
 
     fn add_folder(&mut self, place: Option<Place>, now: Instant) -> Ino {

@@ -1,0 +1,136 @@
+//! Our answers in the kernel's terms.
+
+use std::time::Duration;
+
+use fuser::{
+    FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyCreate, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyOpen,
+};
+
+use crate::fs::attr::{Attr, DirEntry, Ino, Kind};
+use crate::fs::passthrough::IoChoice;
+use crate::fs::{Fs, Opened};
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Folder => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+pub(super) fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino.0),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: attr.atime,
+        mtime: attr.mtime,
+        ctime: attr.ctime,
+        crtime: attr.ctime,
+        kind: file_type(attr.kind),
+        perm: (attr.mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+fn entries_from(names: &[DirEntry], offset: u64) -> impl Iterator<Item = (u64, &DirEntry)> {
+    let from = usize::try_from(offset)
+        .unwrap_or(usize::MAX)
+        .min(names.len());
+    names[from..]
+        .iter()
+        .enumerate()
+        .map(move |(n, entry)| ((from + n + 1) as u64, entry))
+}
+
+pub(super) fn names_with_attributes(
+    fs: &Fs,
+    parent: Ino,
+    names: &[DirEntry],
+    offset: u64,
+    mut reply: ReplyDirectoryPlus,
+) {
+    for (next, entry) in entries_from(names, offset) {
+        // The kernel takes no lookup for the two dots.
+        let dot = entry.name == "." || entry.name == "..";
+        let attr = match dot {
+            true => fs.getattr(entry.ino, None).ok(),
+            false => fs.entry_attr(parent, entry),
+        };
+        let Some(attr) = attr else { continue };
+        let (ino, ttl) = (INodeNo(attr.ino.0), fs.ttl(attr.ino));
+        if reply.add(
+            ino,
+            next,
+            &entry.name,
+            &ttl,
+            &file_attr(&attr),
+            Generation(0),
+        ) {
+            if !dot {
+                fs.forget(attr.ino, 1);
+            }
+            break;
+        }
+    }
+    reply.ok();
+}
+
+fn cached_flags(keep_pages: bool) -> FopenFlags {
+    if keep_pages {
+        FopenFlags::FOPEN_KEEP_CACHE
+    } else {
+        FopenFlags::empty()
+    }
+}
+
+pub(super) fn opened(reply: ReplyOpen, opened: Opened) {
+    let fh = FileHandle(opened.fh.0);
+    let (backing, flags) = match opened.io {
+        IoChoice::Cached { keep_pages } => return reply.opened(fh, cached_flags(keep_pages)),
+        IoChoice::Passthrough(backing) => (backing, FopenFlags::empty()),
+        IoChoice::PassthroughDirect(backing) => (backing, FopenFlags::FOPEN_DIRECT_IO),
+    };
+    // SAFETY: the id is open and of this session, and stays open while `backing` lives, which the
+    // inode's gate keeps as long as a handle is open.
+    let id = unsafe { reply.wrap_backing(backing.id()) };
+    reply.opened_passthrough(fh, flags, &id);
+    // The id is the gate's to close.
+    let _ = id.into_raw();
+}
+
+pub(super) fn created(reply: ReplyCreate, ttl: &Duration, attr: &Attr, opened: Opened) {
+    let (fh, attr) = (FileHandle(opened.fh.0), file_attr(attr));
+    let (backing, flags) = match opened.io {
+        IoChoice::Cached { keep_pages } => {
+            return reply.created(ttl, &attr, Generation(0), fh, cached_flags(keep_pages));
+        }
+        IoChoice::Passthrough(backing) => (backing, FopenFlags::empty()),
+        IoChoice::PassthroughDirect(backing) => (backing, FopenFlags::FOPEN_DIRECT_IO),
+    };
+    // SAFETY: as in [`opened`].
+    let id = unsafe { reply.wrap_backing(backing.id()) };
+    reply.created_passthrough(ttl, &attr, Generation(0), fh, flags, &id);
+    let _ = id.into_raw();
+}
+
+/// Answers with the names of a folder, as many as fit.
+pub(super) fn names(names: &[DirEntry], offset: u64, mut reply: ReplyDirectory) {
+    for (next, entry) in entries_from(names, offset) {
+        let ino = INodeNo(entry.ino.0);
+        if reply.add(ino, next, file_type(entry.kind), &entry.name) {
+            break;
+        }
+    }
+    reply.ok();
+}
