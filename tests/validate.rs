@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use r2_model::{Connections, Fault, FaultRule, Permission, R2Model, Token};
 
@@ -32,20 +32,24 @@ impl Case {
         self
     }
 
-    fn run(&self, args: &[&str]) -> Output {
-        Command::new(PROGRAM)
+    fn command(&self, args: &[&str]) -> Command {
+        let settings = self
+            .settings
+            .iter()
+            .map(|(name, value)| (name, value.as_str()));
+        let mut command = Command::new(PROGRAM);
+        command
             .args(args)
             .current_dir(self.folder.path())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
-            .envs(
-                self.settings
-                    .iter()
-                    .map(|(name, value)| (name, value.as_str())),
-            )
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+            .envs(settings)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
     }
 
     /// Both commands fail and say the same.
@@ -165,11 +169,41 @@ fn a_server_that_cannot_be_reached_is_told_and_mounted_without() {
 fn a_server_that_is_silent_ends_the_wait() {
     let model = R2Model::start();
     model.set_connections(Connections::BlackHole);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     Case::new(&model)
         .with("REQUEST_DEADLINE_SECONDS", "1")
         .unreachable("no network: no answer");
     assert!(begun.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_mount_whose_command_was_killed_is_not_kept() {
+    let model = R2Model::start();
+    model.set_connections(Connections::BlackHole);
+    let case = Case::new(&model).with("REQUEST_DEADLINE_SECONDS", "2");
+    let mut command = case.command(&["mount", "mnt"]).spawn().unwrap();
+    let lock = case.folder.path().join("staging/lock");
+    let is_held = || {
+        let Ok(file) = fs::File::open(&lock) else {
+            return false;
+        };
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_err()
+    };
+    wait_until("the background process has begun", is_held);
+    command.kill().unwrap();
+    command.wait().unwrap();
+    wait_until("the background process has ended", || !is_held());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(case.folder.path().to_str().unwrap()));
+}
+
+#[track_caller]
+fn wait_until(what: &str, reached: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !reached() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,10 +37,21 @@ pub struct Server {
     owner: u32,
 }
 
+/// The socket's file, which goes when this is dropped, so that commands see at once that nobody
+/// answers.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// Makes the socket in `staging_dir`. The caller holds that directory's lock, so a socket that
 /// lies there already is left from a process that died.
-pub fn bind(staging_dir: &Path) -> io::Result<UnixListener> {
-    with_socket_path(staging_dir, |path| {
+pub fn bind(staging_dir: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let listener = with_socket_path(staging_dir, |path| {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -49,12 +60,8 @@ pub fn bind(staging_dir: &Path) -> io::Result<UnixListener> {
         // Until here only the directory's own mode, 0700, keeps others out.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(listener)
-    })
-}
-
-/// Takes the socket away, so that commands see at once that nobody answers.
-pub fn remove(staging_dir: &Path) {
-    let _ = std::fs::remove_file(staging_dir.join(SOCKET_NAME));
+    })?;
+    Ok((listener, SocketFile(staging_dir.join(SOCKET_NAME))))
 }
 
 impl Server {

@@ -1,6 +1,6 @@
 //! Puts the parts together and keeps the process: background, lock, log, signals, unmount.
 //!
-//! [`assemble`] makes the parts; nothing else here knows what they do. The order of starting is
+//! `assemble` makes the parts; nothing else here knows what they do. The order of starting is
 //! that of what may fail cheapest first, and each step is undone by the drop of what it returned:
 //! mount point, directories, lock, log, runtime, parts, control socket, mount.
 

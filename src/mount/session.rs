@@ -52,7 +52,7 @@ pub(super) fn start<F: fuser::Filesystem>(
         log::warn!("{warning}");
     }
     let shutdown = Arc::new(Notify::new());
-    let listener =
+    let (listener, socket) =
         server::bind(&config.staging_dir).map_err(MountError::start("control socket"))?;
     let identity = identity(config, &mountpoint);
     let server = Server::new(identity, parts.service.clone(), shutdown.clone());
@@ -79,7 +79,7 @@ pub(super) fn start<F: fuser::Filesystem>(
         service: parts.service,
         runtime: Some(runtime),
         lock: Some(lock),
-        staging_dir: config.staging_dir.clone(),
+        socket: Some(socket),
         foreground: request.foreground,
         place,
         log,
@@ -214,15 +214,18 @@ fn session_options(options: &MountOptions, source_name: &str) -> fuser::Config {
 /// Says what helps, where that is known.
 fn refused(mountpoint: &Path, options: &MountOptions, error: io::Error) -> MountError {
     let is_root = rustix::process::geteuid().is_root();
+    // What fusermount3 says ends in a newline.
+    let said = error.to_string();
+    let said = said.trim();
     let reason = match error.kind() {
         io::ErrorKind::NotFound if !is_root => {
-            format!("{error}: fusermount3 is needed to mount as a user (package fuse3)")
+            format!("{said}: fusermount3 is needed to mount as a user (package fuse3)")
         }
-        io::ErrorKind::PermissionDenied if options.access != Access::Owner && !is_root => format!(
-            "{error}: allow_other and allow_root need a line \"user_allow_other\" in /etc/fuse.conf"
-        ),
-        io::ErrorKind::PermissionDenied => format!("{error}: no right to use /dev/fuse"),
-        _ => error.to_string().trim().to_string(),
+        io::ErrorKind::PermissionDenied if options.access != Access::Owner && !is_root => {
+            format!("{said} (allow_root needs the same)")
+        }
+        io::ErrorKind::PermissionDenied => format!("{said}: no right to use /dev/fuse"),
+        _ => said.to_string(),
     };
     MountError::Refused {
         mountpoint: mountpoint.into(),

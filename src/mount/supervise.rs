@@ -18,7 +18,7 @@ use super::mountinfo;
 use super::signals::{Signal, Signals};
 use super::unmount::{self, UnmountError};
 use crate::control::registry::Registration;
-use crate::control::server;
+use crate::control::server::SocketFile;
 
 /// How long a busy mount is tried again before it is detached: enough for a program that was just
 /// told to end as well, as everything is at a shutdown.
@@ -49,7 +49,7 @@ pub(super) struct Running {
     pub(super) service: Arc<dyn Service>,
     pub(super) runtime: Option<Runtime>,
     pub(super) lock: Option<Lock>,
-    pub(super) staging_dir: PathBuf,
+    pub(super) socket: Option<SocketFile>,
     pub(super) foreground: bool,
     pub(super) place: MountPlace,
     pub(super) log: Log,
@@ -78,7 +78,7 @@ impl Running {
             ended
         });
         self.control.abort();
-        server::remove(&self.staging_dir);
+        drop(self.socket.take());
         drop(self.registration.take());
         // The parts may still write their last words; the lock is theirs until they are gone.
         runtime.shutdown_timeout(RUNTIME_LIMIT);
