@@ -112,7 +112,9 @@ fn first_line(process: &mut Child) -> String {
     if line.is_empty() {
         let _ = process.kill();
         let _ = process.wait();
-        let errors = error_receiver.recv_timeout(STOP_DEADLINE).unwrap_or_default();
+        let errors = error_receiver
+            .recv_timeout(STOP_DEADLINE)
+            .unwrap_or_default();
         panic!("the emulator did not start: {errors}");
     }
     line

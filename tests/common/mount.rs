@@ -12,10 +12,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long anything of the harness may take before the test fails.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A mount by a child process, with settings in an env file.
-pub struct Mount {
+pub(crate) struct Mount {
     dir: TempDir,
     settings: Vec<(String, String)>,
     options: Vec<String>,
@@ -25,31 +25,37 @@ pub struct Mount {
 
 impl Mount {
     /// Mounts the local store.
-    pub fn local() -> Mount {
+    pub(crate) fn local() -> Mount {
         Mount::start(&[("USE_R2_STORAGE", "false")])
     }
 
     /// Mounts a bucket of the model server.
-    pub fn of(model: &r2_model::R2Model) -> Mount {
+    pub(crate) fn of(model: &r2_model::R2Model) -> Mount {
         Mount::with(model, &[])
     }
 
     /// Mounts a bucket of the model server, with settings.
-    pub fn with(model: &r2_model::R2Model, settings: &[(&str, &str)]) -> Mount {
+    pub(crate) fn with(model: &r2_model::R2Model, settings: &[(&str, &str)]) -> Mount {
         Mount::start(&[&model_settings(model), &owned(settings)[..]].concat_pairs())
     }
 
     /// Mounts with these settings above those that every test needs.
-    pub fn start(settings: &[(&str, &str)]) -> Mount {
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Mount {
         let mut mount = Mount::prepare(settings);
         mount.mount();
         mount
     }
 
     /// Makes the folders and the settings, without mounting.
-    pub fn prepare(settings: &[(&str, &str)]) -> Mount {
-        assert!(Path::new("/dev/fuse").exists(), "/dev/fuse is missing: tests mount for real");
-        let dir = tempfile::Builder::new().prefix("voicebeatfs-test-").tempdir().unwrap();
+    pub(crate) fn prepare(settings: &[(&str, &str)]) -> Mount {
+        assert!(
+            Path::new("/dev/fuse").exists(),
+            "/dev/fuse is missing: tests mount for real"
+        );
+        let dir = tempfile::Builder::new()
+            .prefix("voicebeatfs-test-")
+            .tempdir()
+            .unwrap();
         for folder in ["mnt", "samples"] {
             fs::create_dir(dir.path().join(folder)).unwrap();
         }
@@ -58,29 +64,35 @@ impl Mount {
             all.retain(|(known, _)| known != name);
             all.push(((*name).to_owned(), (*value).to_owned()));
         }
-        Mount { dir, settings: all, options: Vec::new(), daemon: None, watchdog: None }
+        Mount {
+            dir,
+            settings: all,
+            options: Vec::new(),
+            daemon: None,
+            watchdog: None,
+        }
     }
 
     /// Changes a setting for the next mount.
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_owned()));
     }
 
     /// Adds a mount option for the next mount.
-    pub fn option(&mut self, option: &str) {
+    pub(crate) fn option(&mut self, option: &str) {
         self.options.push(option.to_owned());
     }
 
     /// Mounts, and waits until it answers.
-    pub fn mount(&mut self) {
+    pub(crate) fn mount(&mut self) {
         if let Err(error) = self.try_mount() {
             panic!("mount failed: {error}\n{}", self.log());
         }
     }
 
     /// Mounts in the foreground in a child process; the error is what it printed.
-    pub fn try_mount(&mut self) -> Result<(), String> {
+    pub(crate) fn try_mount(&mut self) -> Result<(), String> {
         assert!(self.daemon.is_none(), "mounted already");
         self.write_env_file();
         let log = fs::OpenOptions::new()
@@ -93,8 +105,14 @@ impl Mount {
         if !self.options.is_empty() {
             command.arg("-o").arg(self.options.join(","));
         }
-        command.env("RUST_LOG", std::env::var("TEST_LOG").unwrap_or("info".into()));
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.env(
+            "RUST_LOG",
+            std::env::var("TEST_LOG").unwrap_or("info".into()),
+        );
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
         let mut daemon = command.spawn().unwrap();
         let end = Instant::now() + DEADLINE;
         while !is_mount_point(&self.root()) {
@@ -110,8 +128,11 @@ impl Mount {
     }
 
     fn write_env_file(&self) {
-        let text: String =
-            self.settings.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+        let text: String = self
+            .settings
+            .iter()
+            .map(|(name, value)| format!("{name}='{value}'\n"))
+            .collect();
         let path = self.env_file();
         fs::write(&path, text).unwrap();
         use std::os::unix::fs::PermissionsExt;
@@ -119,51 +140,53 @@ impl Mount {
     }
 
     /// The env file; relative directories in it count from the test's own folder.
-    pub fn env_file(&self) -> PathBuf {
+    pub(crate) fn env_file(&self) -> PathBuf {
         self.dir.path().join("env")
     }
 
     /// The binary with the env file and nothing of this process's own settings.
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_voicebeatfs"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.current_dir(self.dir.path());
         command.arg("--env-file").arg(self.env_file());
         command
     }
 
     /// Runs a command of the binary.
-    pub fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command().args(args).output().unwrap()
     }
 
     /// The mount point.
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("mnt")
     }
 
     /// A path in the mount.
-    pub fn path(&self, relative: &str) -> PathBuf {
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
         self.root().join(relative)
     }
 
     /// A path in the test's own folder: `cache`, `staging`, `output`, `samples`.
-    pub fn beside(&self, relative: &str) -> PathBuf {
+    pub(crate) fn beside(&self, relative: &str) -> PathBuf {
         self.dir.path().join(relative)
     }
 
     /// The daemon's process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.daemon.as_ref().expect("mounted").id()
     }
 
     /// What the daemon has logged so far, over all its lives.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
     /// `status --json` of the mount.
-    pub fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         let output = self.run(&["status", "--json"]);
         assert!(
             output.status.success(),
@@ -175,26 +198,32 @@ impl Mount {
     }
 
     /// Waits until everything written is in the bucket.
-    pub fn wait_uploaded(&self) {
-        self.wait_for("everything is uploaded", |status| status["safe_to_shut_down"] == true);
+    pub(crate) fn wait_uploaded(&self) {
+        self.wait_for("everything is uploaded", |status| {
+            status["safe_to_shut_down"] == true
+        });
     }
 
     /// Waits until the status is as wanted.
-    pub fn wait_for(&self, what: &str, wanted: impl Fn(&Value) -> bool) {
+    pub(crate) fn wait_for(&self, what: &str, wanted: impl Fn(&Value) -> bool) {
         let end = Instant::now() + DEADLINE;
         loop {
             let status = self.status();
             if wanted(&status) {
                 return;
             }
-            assert!(Instant::now() < end, "{what}: not in time: {status:#}\n{}", self.log());
+            assert!(
+                Instant::now() < end,
+                "{what}: not in time: {status:#}\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
     /// Ends the daemon as a power switch would for the process: SIGKILL, and takes the dead mount
     /// away.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut daemon = self.daemon.take().expect("mounted");
         daemon.kill().unwrap();
         daemon.wait().unwrap();
@@ -203,7 +232,7 @@ impl Mount {
     }
 
     /// Leaves the dead mount of a killed daemon in place.
-    pub fn kill_and_leave(&mut self) {
+    pub(crate) fn kill_and_leave(&mut self) {
         let mut daemon = self.daemon.take().expect("mounted");
         daemon.kill().unwrap();
         daemon.wait().unwrap();
@@ -211,7 +240,7 @@ impl Mount {
     }
 
     /// Unmounts with the command and waits for the daemon's end.
-    pub fn unmount(&mut self) {
+    pub(crate) fn unmount(&mut self) {
         let output = self.run(&["umount", self.root().to_str().unwrap()]);
         assert!(
             output.status.success(),
@@ -223,7 +252,7 @@ impl Mount {
     }
 
     /// Waits until the daemon has ended by itself.
-    pub fn wait_end(&mut self) -> std::process::ExitStatus {
+    pub(crate) fn wait_end(&mut self) -> std::process::ExitStatus {
         let mut daemon = self.daemon.take().expect("mounted");
         let end = Instant::now() + DEADLINE;
         let status = loop {
@@ -241,13 +270,13 @@ impl Mount {
     }
 
     /// Unmounts and mounts again.
-    pub fn remount(&mut self) {
+    pub(crate) fn remount(&mut self) {
         self.unmount();
         self.mount();
     }
 
     /// Removes the cache directory; the mount may be running.
-    pub fn remove_cache(&self) {
+    pub(crate) fn remove_cache(&self) {
         let _ = fs::remove_dir_all(self.beside("cache"));
     }
 }
@@ -274,7 +303,7 @@ impl Drop for Mount {
 }
 
 /// Settings that reach a model server.
-pub fn model_settings(model: &r2_model::R2Model) -> Vec<(String, String)> {
+pub(crate) fn model_settings(model: &r2_model::R2Model) -> Vec<(String, String)> {
     owned(&[
         ("USE_R2_STORAGE", "true"),
         ("FALLBACK_TO_LOCAL", "false"),
@@ -287,7 +316,10 @@ pub fn model_settings(model: &r2_model::R2Model) -> Vec<(String, String)> {
 }
 
 fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
-    settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    settings
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 trait ConcatPairs {
@@ -304,10 +336,15 @@ impl ConcatPairs for [&[(String, String)]; 2] {
 }
 
 /// Whether something is mounted there, without touching it.
-pub fn is_mount_point(path: &Path) -> bool {
+pub(crate) fn is_mount_point(path: &Path) -> bool {
     let mut mounts = String::new();
-    fs::File::open("/proc/self/mounts").unwrap().read_to_string(&mut mounts).unwrap();
-    mounts.lines().any(|line| line.split(' ').nth(1) == path.to_str())
+    fs::File::open("/proc/self/mounts")
+        .unwrap()
+        .read_to_string(&mut mounts)
+        .unwrap();
+    mounts
+        .lines()
+        .any(|line| line.split(' ').nth(1) == path.to_str())
 }
 
 /// Detaches whatever is mounted there.
@@ -327,7 +364,10 @@ fn watch(pid: u32, root: PathBuf) -> mpsc::Sender<()> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         if receiver.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("watchdog: the mount on {} hangs; killing {pid}", root.display());
+            eprintln!(
+                "watchdog: the mount on {} hangs; killing {pid}",
+                root.display()
+            );
             let _ = Command::new("kill").arg("-9").arg(pid.to_string()).status();
             detach(&root);
         }

@@ -1,0 +1,6 @@
+//! What the tests share.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub(crate) mod emulator;
+pub(crate) mod mount;

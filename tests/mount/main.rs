@@ -1,0 +1,12 @@
+//! The file system from outside: the real binary, mounted for real. Each test has its own folder,
+//! its own server and its own mount, and cleans up after itself.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod basic;
+mod cli;
+mod crash;
+mod faults;
+mod passthrough;
+mod programs;
