@@ -391,14 +391,15 @@ impl Filesystem for Fuse {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: fuser::OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         // Inline; remote for the first write to a file whose bytes are not all here.
         let fh = Fh(fh.0);
-        match self.fs.try_write(fh, offset, data) {
+        let page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        match self.fs.try_write(fh, offset, data, page) {
             Some(Ok(written)) => reply.written(written as u32),
             Some(Err(error)) => reply.error(errno("write", ino.0, &error)),
             None => {

@@ -82,13 +82,26 @@ impl Fs {
 
     /// Inline lane: writes to a file that is open in the journal; `None` if it must be made
     /// writable first ([`Fs::make_handle_writable`]).
-    pub fn try_write(&self, fh: Fh, offset: u64, data: &[u8]) -> Option<FsResult<usize>> {
+    /// `page` says that it is a page of a shared map, whose place no O_APPEND may change.
+    pub fn try_write(
+        &self,
+        fh: Fh,
+        offset: u64,
+        data: &[u8],
+        page: bool,
+    ) -> Option<FsResult<usize>> {
         let handle = match self.handles.get(fh) {
             Ok(handle) => handle,
             Err(error) => return Some(Err(error)),
         };
         match &*handle {
-            Handle::Local { ino, fh } => Some(self.local(*ino)?.write(*fh, offset, data)),
+            Handle::Local { ino, fh } => {
+                let local = self.local(*ino)?;
+                Some(match page {
+                    true => local.write_page(*fh, offset, data),
+                    false => local.write(*fh, offset, data),
+                })
+            }
             Handle::Folder { .. } => Some(Err(FsError::IsADirectory)),
             Handle::File(file) => self.try_write_file(file, offset, data),
         }
