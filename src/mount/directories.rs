@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use super::error::MountError;
 use super::lock::{Holder, Lock, LockError};
+use super::supervise::{RUNTIME_LIMIT, STOP_LIMIT};
 use crate::config::{Backend, Config};
-use crate::control::client::Client;
 use crate::disk;
 
-/// How long a mount that has unmounted may take to end, once it was asked to.
-const DRAINING_LIMIT: Duration = Duration::from_secs(20);
+/// How long a mount that has unmounted may take to end: its own limits, and a little.
+const DRAINING_LIMIT: Duration = STOP_LIMIT
+    .saturating_add(RUNTIME_LIMIT)
+    .saturating_add(Duration::from_secs(3));
 
 /// How long a process that neither is mounted nor says that it has unmounted may take for one of
 /// the two. Between the kernel's unmount and our hearing of it lie milliseconds.
@@ -62,10 +64,9 @@ fn unusable(name: &'static str, path: &Path) -> impl Fn(io::Error) -> MountError
 }
 
 /// Takes the staging directory's lock. A process that is mounted is named at once; one that has
-/// unmounted is asked to end, and waited for.
+/// unmounted sends no more than the part of a file it is at, and is waited for.
 pub(super) fn lock(staging_dir: &Path, mountpoint: &Path) -> Result<Lock, MountError> {
     let begun = Instant::now();
-    let mut asked = false;
     loop {
         let holder = match Lock::take(staging_dir, mountpoint) {
             Ok(lock) => return Ok(lock),
@@ -82,11 +83,6 @@ pub(super) fn lock(staging_dir: &Path, mountpoint: &Path) -> Result<Lock, MountE
                 staging_dir: staging_dir.into(),
                 holder,
             });
-        }
-        if !asked && limit == DRAINING_LIMIT {
-            // If it does not answer it has ended, or will be named when the time is up.
-            let _ = Client::connect(staging_dir).and_then(Client::shutdown);
-            asked = true;
         }
         thread::sleep(STEP);
     }

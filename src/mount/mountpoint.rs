@@ -20,7 +20,7 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountError> {
                 return Err(MountError::MountpointNotFolder(path.into()));
             }
             Ok(_) => return check_free(path),
-            Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => clear_dead(path)?,
+            Err(error) if is_dead(&error) => clear_dead(path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(MountError::MountpointMissing(path.into()));
             }
@@ -50,6 +50,14 @@ fn check_free(path: &Path) -> Result<PathBuf, MountError> {
         }),
         _ => Ok(mountpoint),
     }
+}
+
+/// Whether nobody answers any more, or whoever did went while we asked.
+fn is_dead(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOTCONN | libc::ECONNABORTED)
+    )
 }
 
 fn clear_dead(path: &Path) -> Result<(), MountError> {

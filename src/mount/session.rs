@@ -1,10 +1,12 @@
 //! Starting: from the settings to a mount that answers.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 
 use fuser::{MountOption, Session, SessionACL};
 use tokio::runtime::Runtime;
@@ -155,18 +157,39 @@ fn place(mountpoint: PathBuf) -> Result<MountPlace, MountError> {
     }
 }
 
-/// Answers the kernel on a thread until the mount is gone.
+/// Answers the kernel on fuser's threads until the mount is gone.
+///
+/// When its session ends, fuser unmounts once more, by the name of the mount point. The kernel has
+/// let go of ours by then, and it may meet another one that was mounted there since. So the part of
+/// it that does this is never dropped; what little it holds goes with the process.
 fn run_session<F: fuser::Filesystem>(
     session: Session<F>,
 ) -> Result<oneshot::Receiver<io::Result<()>>, MountError> {
+    let no_thread = "cannot start a thread";
     let (ended, session_end) = oneshot::channel();
+    let (hand_over, handed_over) = mpsc::channel::<JoinHandle<io::Result<()>>>();
+    // Before the session runs: until then a failure here lets fuser unmount.
     thread::Builder::new()
         .name("session".into())
         .spawn(move || {
+            let Ok(running) = handed_over.recv() else {
+                return;
+            };
+            let panicked = |_| {
+                Err(io::Error::other(
+                    "a thread that answers the kernel panicked",
+                ))
+            };
             // Nobody listens when the process is ending at once.
-            let _ = ended.send(session.run());
+            let _ = ended.send(running.join().unwrap_or_else(panicked));
         })
-        .map_err(MountError::start("cannot start a thread"))?;
+        .map_err(MountError::start(no_thread))?;
+    let running = session.spawn().map_err(MountError::start(no_thread))?;
+    let running = ManuallyDrop::new(running);
+    // SAFETY: `running` is neither dropped nor used again, so the handle has one owner.
+    let running = unsafe { std::ptr::read(&running.guard) };
+    // The other end waits for it; the thread cannot have ended.
+    let _ = hand_over.send(running);
     Ok(session_end)
 }
 

@@ -30,11 +30,11 @@ const BUSY_STEP: Duration = Duration::from_millis(100);
 /// How long programs may go on using a detached mount before it ends under them.
 const LINGER_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long the parts may take to end.
-const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// How long the parts may take to end: an upload sends its current part first.
+pub(super) const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long the runtime's threads may take to end; nothing is left for them to do.
-const RUNTIME_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const RUNTIME_LIMIT: Duration = Duration::from_secs(2);
 
 /// The mount, as the kernel knows it.
 #[derive(Debug, Clone)]
@@ -90,8 +90,11 @@ impl Running {
         loop {
             let signal = tokio::select! {
                 ended = &mut self.session_end => {
-                    log::info!("{} was unmounted", self.place.mountpoint.display());
-                    return session_result(ended);
+                    let place = self.place.clone();
+                    let ended = session_result(ended);
+                    let cleared = tokio::task::spawn_blocking(move || clear_after_session(&place));
+                    cleared.await.map_err(MountError::start("unmounting"))?;
+                    return ended;
                 }
                 () = self.shutdown.notified() => {
                     return self.take_down("asked to end over the control socket").await;
@@ -140,7 +143,7 @@ impl Running {
         }
     }
 
-    /// Ends the parts, within a limit, or when told once more.
+    /// Ends the parts, within a limit, or at a signal.
     async fn stop(&mut self, ended: &Result<(), MountError>) {
         if matches!(ended, Err(MountError::EndedAtOnce)) {
             return;
@@ -156,7 +159,6 @@ impl Running {
                 }
             }
             () = signals.next_end() => log::warn!("second signal: ending at once"),
-            () = self.shutdown.notified() => log::info!("asked to end now: another mount waits"),
         }
     }
 }
@@ -164,9 +166,9 @@ impl Running {
 fn session_result(
     ended: Result<io::Result<()>, oneshot::error::RecvError>,
 ) -> Result<(), MountError> {
-    let panicked = |_| io::Error::other("the thread that answers the kernel panicked");
+    let vanished = |_| io::Error::other("the thread that answers the kernel has vanished");
     ended
-        .map_err(panicked)
+        .map_err(vanished)
         .flatten()
         .map_err(MountError::Session)
 }
@@ -189,6 +191,22 @@ fn unmount_or_detach(place: &MountPlace) -> Result<(), MountError> {
             Err(_) if unmount::is_gone(&place.mountpoint, &place.device) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Takes away a mount that nobody answers any more, if the session ended for another reason than
+/// its unmount.
+fn clear_after_session(place: &MountPlace) {
+    let shown = place.mountpoint.display();
+    match is_on_top(place) {
+        Ok(false) => log::info!("{shown} was unmounted"),
+        Ok(true) => {
+            log::error!("nobody answers on {shown} any more: detaching it");
+            if let Err(error) = unmount::detach(&place.mountpoint) {
+                log::error!("{error}");
+            }
+        }
+        Err(error) => log::error!("{error}"),
     }
 }
 
