@@ -232,3 +232,6 @@ impl Drop for Uploader {
         self.give_stop();
     }
 }
+
+#[cfg(test)]
+mod tests;

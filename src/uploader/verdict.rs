@@ -87,9 +87,10 @@ pub(super) fn part_size(length: u64, options: &UploadOptions) -> u64 {
     if length <= options.multipart_threshold {
         return length.max(1);
     }
-    let least = length.div_ceil(MAX_PARTS);
-    let least = least.div_ceil(PART_STEP) * PART_STEP;
-    options.part_size.max(least)
+    if length <= options.part_size.saturating_mul(MAX_PARTS) {
+        return options.part_size;
+    }
+    length.div_ceil(MAX_PARTS).div_ceil(PART_STEP) * PART_STEP
 }
 
 /// What a failure of the store means for the record.
