@@ -43,10 +43,13 @@ const IDLE_CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
 pub struct R2Timeouts {
     /// For a connection, TLS included.
     pub connect: Duration,
-    /// For the answer once the request is sent.
+    /// For the answer to a request without a body.
     pub answer: Duration,
     /// Without a single byte of progress, in either direction.
     pub idle: Duration,
+    /// For the answer to an upload, once its last byte was handed to the kernel. That may still
+    /// hold megabytes of it (`tcp_wmem`), which a slow line takes long to carry away.
+    pub upload_answer: Duration,
     /// For the answer to a copy or a completion, which move the object's bytes within R2.
     pub commit: Duration,
 }
@@ -57,6 +60,7 @@ impl Default for R2Timeouts {
             connect: Duration::from_secs(3),
             answer: Duration::from_secs(20),
             idle: Duration::from_secs(20),
+            upload_answer: Duration::from_secs(60),
             commit: Duration::from_secs(300),
         }
     }
@@ -163,7 +167,7 @@ impl Progress {
     fn deadline(&self, timeouts: &R2Timeouts) -> Instant {
         let moved = self.0.lock();
         let patience = if moved.all_sent {
-            timeouts.answer.max(timeouts.idle)
+            timeouts.upload_answer
         } else {
             timeouts.idle
         };

@@ -74,7 +74,7 @@ impl R2Store {
     /// `Content-Encoding` a gzipped object of somebody else's would become unreadable.
     async fn source_headers(&self, request: &CopyRequest) -> StoreResult<HeadObjectOutput> {
         let version = ReadCondition::IfMatch(request.source.etag.clone());
-        match self.send_head(&request.source.key, &version, None).await {
+        match self.head_as_stored(&request.source.key, &version).await {
             Err(StoreError::NotFound | StoreError::PreconditionFailed) => {
                 Err(StoreError::SourceChanged)
             }

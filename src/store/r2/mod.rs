@@ -95,6 +95,22 @@ impl R2Store {
         self.answer(self.timeouts.answer, request.send()).await
     }
 
+    /// Returns the headers of the object as it is stored.
+    async fn head_as_stored(
+        &self,
+        key: &Key,
+        condition: &ReadCondition,
+    ) -> StoreResult<HeadObjectOutput> {
+        let output = self.send_head(key, condition, None).await?;
+        if output.content_length.is_some() {
+            return Ok(output);
+        }
+        // Stored in a coding that we did not offer, so R2 would decode it on the way and can tell
+        // neither its length nor its coding (R2: reference/transparent-decompression).
+        let coding = output.content_encoding.as_deref().unwrap_or(USUAL_CODING);
+        self.send_head(key, condition, Some(coding)).await
+    }
+
     async fn send_get(
         &self,
         asked: &GetRequest,
@@ -145,13 +161,7 @@ fn empty_range() -> StoreError {
 #[async_trait]
 impl ObjectStore for R2Store {
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {
-        let mut output = self.send_head(key, &condition, None).await?;
-        if output.content_length.is_none() {
-            // Stored in a coding that we did not offer, so R2 would decode it on the way and
-            // cannot tell a length (R2: reference/transparent-decompression).
-            let coding = output.content_encoding.as_deref().unwrap_or(USUAL_CODING);
-            output = self.send_head(key, &condition, Some(coding)).await?;
-        }
+        let output = self.head_as_stored(key, &condition).await?;
         let size = read::size(output.content_length)
             .ok_or_else(|| StoreError::Damaged("no length in the answer".into()))?;
         let told = read::Told {

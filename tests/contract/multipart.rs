@@ -1,0 +1,142 @@
+//! Multipart uploads.
+
+use bytes::Bytes;
+use voicebeatfs::store::StoreError::*;
+use voicebeatfs::store::{ETag, Md5, StoreResult, Upload, WriteCondition};
+
+use super::subject::{Subject, behaviours, headers};
+
+behaviours![
+    upload_in_parts,
+    part_tag_is_md5,
+    part_sent_again,
+    missing_part,
+    parts_of_unequal_size,
+    completion_conditions,
+    aborted_upload,
+];
+
+/// R2's least size of a part that is not the last.
+const PART: usize = 5 * 1024 * 1024;
+
+fn part(fill: u8, size: usize) -> Bytes {
+    vec![fill; size].into()
+}
+
+async fn begin(subject: &Subject) -> Upload {
+    let headers = headers("audio/flac", &[("voicebeatfs-write-id", "w7")]);
+    let key = subject.key("a");
+    let upload = subject.store.create_multipart(&key, headers);
+    upload.await.unwrap()
+}
+
+async fn send(subject: &Subject, upload: &Upload, number: u16, body: &Bytes) -> StoreResult<ETag> {
+    let md5 = Md5::of(body);
+    let part = subject.store.upload_part(upload, number, body.clone(), md5);
+    part.await
+}
+
+async fn complete(
+    subject: &Subject,
+    upload: &Upload,
+    parts: &[ETag],
+    condition: WriteCondition,
+) -> StoreResult<ETag> {
+    subject
+        .store
+        .complete_multipart(upload, parts, condition)
+        .await
+}
+
+async fn upload_in_parts(subject: Subject) {
+    let upload = begin(&subject).await;
+    let bodies = [part(1, PART), part(2, PART), part(3, 1000)];
+    let mut tags = Vec::new();
+    for (number, body) in (1..).zip(&bodies) {
+        tags.push(send(&subject, &upload, number, body).await.unwrap());
+    }
+    assert!(matches!(subject.head("a").await, Err(NotFound)));
+    assert!(subject.names("", false, None).await.is_empty());
+    let tag = complete(&subject, &upload, &tags, WriteCondition::IfAbsent).await;
+    let info = subject.head("a").await.unwrap();
+    assert_eq!(info.version.etag, tag.unwrap());
+    assert_eq!(info.version.etag.md5(), None);
+    assert_eq!(info.content_type.as_deref(), Some("audio/flac"));
+    assert_eq!(info.metadata["voicebeatfs-write-id"], "w7");
+    assert!(subject.get("a").await.unwrap() == bodies.concat());
+    let again = complete(&subject, &upload, &tags, WriteCondition::Always).await;
+    assert!(matches!(again, Err(UploadGone)), "{again:?}");
+}
+
+async fn part_tag_is_md5(subject: Subject) {
+    let upload = begin(&subject).await;
+    let body = part(1, 100);
+    let tag = send(&subject, &upload, 1, &body).await.unwrap();
+    assert_eq!(tag, ETag::of_md5(Md5::of(&body)));
+}
+
+async fn part_sent_again(subject: Subject) {
+    let upload = begin(&subject).await;
+    let old = send(&subject, &upload, 1, &part(1, 100)).await.unwrap();
+    let new = send(&subject, &upload, 1, &part(2, 50)).await.unwrap();
+    assert_ne!(old, new);
+    complete(&subject, &upload, &[new], WriteCondition::Always)
+        .await
+        .unwrap();
+    assert!(subject.get("a").await.unwrap() == part(2, 50));
+}
+
+async fn missing_part(subject: Subject) {
+    let upload = begin(&subject).await;
+    let first = send(&subject, &upload, 1, &part(1, PART)).await.unwrap();
+    let never = ETag::of_md5(Md5::of(b"never sent"));
+    let done = complete(&subject, &upload, &[first, never], WriteCondition::Always).await;
+    assert!(matches!(done, Err(Refused(_))), "{done:?}");
+    assert!(matches!(subject.head("a").await, Err(NotFound)));
+}
+
+async fn parts_of_unequal_size(subject: Subject) {
+    let upload = begin(&subject).await;
+    let mut tags = Vec::new();
+    for (number, size) in (1..).zip([PART, PART + 1, 10]) {
+        tags.push(
+            send(&subject, &upload, number, &part(1, size))
+                .await
+                .unwrap(),
+        );
+    }
+    let done = complete(&subject, &upload, &tags, WriteCondition::Always).await;
+    assert!(matches!(done, Err(Refused(_))), "{done:?}");
+    assert!(matches!(subject.head("a").await, Err(NotFound)));
+}
+
+/// A failed condition also ends the upload.
+async fn completion_conditions(subject: Subject) {
+    let other = subject.put("a", "other").await;
+    let stale = ETag::of_md5(Md5::of(b"stale"));
+    for condition in [WriteCondition::IfAbsent, WriteCondition::IfMatch(stale)] {
+        let upload = begin(&subject).await;
+        let tag = send(&subject, &upload, 1, &part(1, 10)).await.unwrap();
+        let done = complete(&subject, &upload, std::slice::from_ref(&tag), condition).await;
+        assert!(matches!(done, Err(PreconditionFailed)), "{done:?}");
+        assert_eq!(subject.get("a").await.unwrap(), "other");
+        let again = complete(&subject, &upload, &[tag], WriteCondition::Always).await;
+        assert!(matches!(again, Err(UploadGone)), "{again:?}");
+    }
+    let upload = begin(&subject).await;
+    let tag = send(&subject, &upload, 1, &part(1, 10)).await.unwrap();
+    complete(&subject, &upload, &[tag], WriteCondition::IfMatch(other))
+        .await
+        .unwrap();
+}
+
+async fn aborted_upload(subject: Subject) {
+    let upload = begin(&subject).await;
+    send(&subject, &upload, 1, &part(1, 10)).await.unwrap();
+    for _ in 0..2 {
+        subject.store.abort_multipart(&upload).await.unwrap();
+    }
+    let sent = send(&subject, &upload, 1, &part(1, 10)).await;
+    assert!(matches!(sent, Err(UploadGone)), "{sent:?}");
+    assert!(matches!(subject.head("a").await, Err(NotFound)));
+}
