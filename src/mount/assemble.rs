@@ -18,7 +18,7 @@ use crate::fuse::{DeviceRegistrar, Fuse};
 use crate::metrics::Operations;
 use crate::staging::{Confirmed, Identity, JournalResult, Record, Sealed, Staging};
 use crate::store::counted::CountedStore;
-use crate::store::fallback::{FallbackStore, HiddenKeys};
+use crate::store::fallback::{FallbackStore, HiddenKeys, UploadView};
 use crate::store::local::LocalStore;
 use crate::store::retry::{RetryPolicy, RetryStore, SystemSleeper};
 use crate::store::{ETag, ObjectInfo, ObjectStore};
@@ -41,7 +41,12 @@ pub(super) fn assemble(
 ) -> Result<Parts<Fuse>, MountError> {
     let clock: SharedClock = Arc::new(SystemClock);
     let operations = Arc::new(Operations::default());
-    let (store, hidden, warnings) = make_store(config, &operations, &clock, runtime)?;
+    let Stores {
+        store,
+        for_uploads,
+        hidden,
+        warnings,
+    } = make_stores(config, &operations, &clock, runtime)?;
     let (staging, replay) = Staging::open(&config.staging_dir, &identity(config), clock.clone())
         .map_err(MountError::start("STAGING_DIR cannot be used"))?;
     let cache = make_cache(config, store.clone(), clock.clone(), runtime)?;
@@ -73,7 +78,7 @@ pub(super) fn assemble(
     let uploader = Uploader::start(
         upload_options,
         staging.clone(),
-        store,
+        for_uploads,
         confirm,
         clock,
         runtime,
@@ -97,15 +102,34 @@ pub(super) fn assemble(
     })
 }
 
-type MadeStore = (Arc<dyn ObjectStore>, Option<Arc<HiddenKeys>>, Vec<String>);
+/// The bucket, for each who asks it.
+struct Stores {
+    /// For reading: with the local copies behind it, if there are any.
+    store: Arc<dyn ObjectStore>,
+    /// For the uploader, to which a local copy says nothing.
+    for_uploads: Arc<dyn ObjectStore>,
+    hidden: Option<Arc<HiddenKeys>>,
+    warnings: Vec<String>,
+}
+
+impl Stores {
+    fn without_fallback(store: Arc<dyn ObjectStore>, warnings: Vec<String>) -> Stores {
+        Stores {
+            for_uploads: store.clone(),
+            store,
+            hidden: None,
+            warnings,
+        }
+    }
+}
 
 /// Retries and fallback wrap the bucket; what is sent is counted below the retries.
-fn make_store(
+fn make_stores(
     config: &Config,
     operations: &Arc<Operations>,
     clock: &SharedClock,
     runtime: &Handle,
-) -> Result<MadeStore, MountError> {
+) -> Result<Stores, MountError> {
     let local = |dir: &std::path::Path| {
         LocalStore::open(dir).map_err(MountError::start("OUTPUT_DIR cannot be used"))
     };
@@ -113,7 +137,7 @@ fn make_store(
         Backend::R2(settings) => settings,
         Backend::Local { output_dir } => {
             let store = CountedStore::new(local(output_dir)?, operations.clone());
-            return Ok((Arc::new(store), None, Vec::new()));
+            return Ok(Stores::without_fallback(Arc::new(store), Vec::new()));
         }
     };
     let bucket = r2_store(settings, config);
@@ -127,14 +151,19 @@ fn make_store(
     let retried: Arc<dyn ObjectStore> = Arc::new(retried);
     let warnings = warning.into_iter().collect();
     let Some(dir) = &config.fallback_dir else {
-        return Ok((retried, None, warnings));
+        return Ok(Stores::without_fallback(retried, warnings));
     };
     let hidden = HiddenKeys::open(&config.staging_dir).map_err(MountError::start(
         "the list of hidden local copies cannot be read",
     ))?;
     let hidden = Arc::new(hidden);
-    let store = FallbackStore::new(retried, local(dir)?, hidden.clone());
-    Ok((Arc::new(store), Some(hidden), warnings))
+    let pair = Arc::new(FallbackStore::new(retried, local(dir)?, hidden.clone()));
+    Ok(Stores {
+        for_uploads: Arc::new(UploadView::new(pair.clone())),
+        store: pair,
+        hidden: Some(hidden),
+        warnings,
+    })
 }
 
 fn make_cache(

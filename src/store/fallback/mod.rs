@@ -8,6 +8,7 @@
 
 mod hidden;
 mod list;
+mod uploads;
 
 use std::io;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use super::{
 };
 
 pub use hidden::HiddenKeys;
+pub use uploads::UploadView;
 
 /// A local copy up to this size is sent with one request; a larger one in parts of this size, or
 /// larger where there would be too many of them.
