@@ -33,10 +33,10 @@ pub(crate) struct Canned {
 /// Short enough for tests; each is several times what a loaded machine needs.
 pub(crate) const TIMEOUTS: R2Timeouts = R2Timeouts {
     connect: Duration::from_secs(2),
-    answer: Duration::from_millis(700),
-    idle: Duration::from_millis(700),
-    upload_answer: Duration::from_millis(1500),
-    commit: Duration::from_millis(900),
+    answer: Duration::from_millis(1500),
+    idle: Duration::from_millis(1500),
+    upload_answer: Duration::from_secs(3),
+    commit: Duration::from_secs(2),
 };
 
 impl Canned {
