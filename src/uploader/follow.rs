@@ -50,7 +50,8 @@ impl Follower {
         progress: watch::Sender<u64>,
     ) -> Follower {
         let options = &sender.options;
-        let plan = Plan::new(options.write_back, options.concurrency, random);
+        let now = sender.clock.instant();
+        let plan = Plan::new(options.write_back, options.concurrency, now, random);
         Follower {
             sender,
             orders,
@@ -63,6 +64,7 @@ impl Follower {
     /// Runs until told to stop.
     pub(super) async fn run(mut self) {
         let mut changed = self.sender.staging.journal().changed();
+        self.take_in_all();
         // As many as the plan lets go at once can end at once.
         let (ended_sender, mut ended) = mpsc::channel(2 * self.sender.options.concurrency.max(1));
         loop {
@@ -86,6 +88,16 @@ impl Follower {
             }
         }
         self.sender.abort_unfinished().await;
+    }
+
+    /// Takes in all records. Their changes may have been told to a follower before this one.
+    fn take_in_all(&mut self) {
+        let clock = &self.sender.clock;
+        let (wall, now) = (clock.now(), clock.instant());
+        let plan = &mut self.plan;
+        self.sender.staging.journal().visit(|record| {
+            plan.update(&record.key.folded(), Some(Task::of(record, wall, now)));
+        });
     }
 
     fn take_in_changes(&mut self) {

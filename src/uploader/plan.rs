@@ -119,6 +119,8 @@ pub(super) struct Plan {
     active: HashMap<Key, bool>,
     /// When a key may be written again.
     rests: HashMap<Key, Instant>,
+    /// When any key may be written: an uploader before this one may just have written it.
+    begins_at: Instant,
     hurry: bool,
     unreached: u32,
     outage: Option<Outage>,
@@ -135,10 +137,11 @@ impl fmt::Debug for Plan {
 }
 
 impl Plan {
-    /// Returns an empty plan. `random` gives numbers from 0 to 1.
+    /// Returns an empty plan, at its start. `random` gives numbers from 0 to 1.
     pub(super) fn new(
         quiet: Duration,
         concurrency: usize,
+        now: Instant,
         random: impl FnMut() -> f64 + Send + 'static,
     ) -> Plan {
         Plan {
@@ -152,6 +155,7 @@ impl Plan {
             copies: HashMap::new(),
             active: HashMap::new(),
             rests: HashMap::new(),
+            begins_at: now + KEY_REST,
             hurry: false,
             unreached: 0,
             outage: None,
@@ -229,8 +233,8 @@ impl Plan {
             return;
         }
         let rested = self.rests.get(key).copied().max(entry.not_before);
-        let quiet_until = quiet_until(entry, self.quiet, self.hurry);
-        let due = quiet_until.max(rested.unwrap_or(quiet_until));
+        let rested = rested.map_or(self.begins_at, |rested| rested.max(self.begins_at));
+        let due = quiet_until(entry, self.quiet, self.hurry).max(rested);
         entry.due = Some(due);
         let place = (due, entry.task.seq, key.clone());
         self.queues[usize::from(entry.task.large)].insert(place);

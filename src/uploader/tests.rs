@@ -1,5 +1,6 @@
 mod fake;
 mod faults;
+mod soak;
 
 use std::fs;
 use std::os::unix::fs::FileExt;

@@ -12,9 +12,10 @@ fn key(text: &str) -> Key {
 
 impl Bench {
     fn new() -> Bench {
+        let begun = Instant::now();
         Bench {
-            plan: Plan::new(Duration::from_secs(2), 2, || 1.0),
-            now: Instant::now(),
+            plan: Plan::new(Duration::from_secs(2), 2, begun, || 1.0),
+            now: begun + KEY_REST,
             seq: 0,
         }
     }
@@ -93,6 +94,18 @@ fn a_record_goes_after_the_quiet_time() {
     bench.set("b");
     bench.plan.set_hurry(true);
     assert_eq!(bench.going(), ["b"]);
+}
+
+#[test]
+fn nothing_goes_too_soon_after_a_restart() {
+    let mut bench = Bench::new();
+    bench.plan.set_hurry(true);
+    bench.now -= KEY_REST;
+    bench.set("a");
+    bench.pass(1.4);
+    assert!(bench.going().is_empty());
+    bench.pass(0.1);
+    assert_eq!(bench.going(), ["a"]);
 }
 
 #[test]
