@@ -122,6 +122,7 @@ impl Cache {
     pub(super) fn round(&self) {
         self.check_index();
         self.write_listings();
+        self.table.touch_used(self.clock.now());
         self.save_changed();
         self.drop_unnamed();
         self.trim();

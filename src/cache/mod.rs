@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! mod        what callers see              table      entries in memory, one per version
-//! place      where files lie and move      index/     index.db: rows, listings
+//! place      files made, found, removed    exchange   files from and to staging
+//! verify     is it what was promised       index/     index.db: rows, listings
 //! file       the bytes of one version      ranges     which of them are present
 //! fetch      who asks for what is missing  transfer   how it arrives
 //! read_ahead what is wanted next           room       budget, eviction, expiry
@@ -21,6 +22,7 @@
 
 mod behind;
 mod error;
+mod exchange;
 mod export;
 mod fetch;
 mod file;
@@ -31,6 +33,7 @@ mod read_ahead;
 mod room;
 mod table;
 mod transfer;
+mod verify;
 
 #[cfg(test)]
 mod fake_store;

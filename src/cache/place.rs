@@ -1,13 +1,11 @@
-//! Where files lie: made, found, verified, adopted, settled, taken, removed; and their rows.
+//! Where files lie in the cache directory: made, found, removed; and their rows.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-use md5::Digest;
 
 use super::Cache;
 use super::file::{CacheFile, Content, Phase, Place};
@@ -19,8 +17,6 @@ use crate::store::ObjectVersion;
 
 /// A look-up that keeps meeting removals is answered as a miss.
 const LOOKUPS: usize = 8;
-/// Read at once while a file is verified.
-const VERIFY_BYTES: usize = 1 << 20;
 
 /// What became of the row of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +40,20 @@ impl Cache {
             FileId::from_name(name.to_str()?, "cache")
         });
         Ok(names.collect())
+    }
+
+    /// Removes what a killed process was about to rename into place.
+    pub(super) fn remove_temporaries(&self) {
+        let entries = fs::read_dir(&self.options.dir);
+        for entry in entries.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name
+                .to_str()
+                .is_some_and(|name| name.starts_with('.') && name.ends_with(".tmp"))
+            {
+                remove_file(&entry.path());
+            }
+        }
     }
 
     /// Returns the entry of a version from memory, else as the index knows it.
@@ -115,11 +125,17 @@ impl Cache {
         Some(self.file_of(row.version.clone(), Arc::new(content)))
     }
 
-    fn content(&self, row: Row, reader: File, writer: Option<File>, place: Place) -> Content {
+    pub(super) fn content(
+        &self,
+        row: Row,
+        reader: File,
+        writer: Option<File>,
+        place: Place,
+    ) -> Content {
         Content::new(row, reader, writer, place, Arc::clone(&self.usage))
     }
 
-    fn file_of(&self, version: ObjectVersion, content: Arc<Content>) -> CacheFile {
+    pub(super) fn file_of(&self, version: ObjectVersion, content: Arc<Content>) -> CacheFile {
         CacheFile {
             version,
             content,
@@ -182,26 +198,6 @@ impl Cache {
                 Err(error)
             }
         }
-    }
-
-    /// Compares a file that is all there with what its version promises, and makes it durable.
-    /// Blocks. Bytes that are wrong, or that the disk cannot keep, are dropped.
-    pub(super) fn verify(&self, file: &Arc<CacheFile>) {
-        let version = file.content.state.lock().version.clone();
-        let sound = is_sound(file.content.reader(), file.size(), &version)
-            .and_then(|sound| file.content.reader().sync_data().map(|()| sound));
-        match &sound {
-            Ok(true) => {}
-            Ok(false) => log::warn!("{}: arrived damaged, dropped", version.key),
-            Err(error) => log::warn!("{}: cannot be kept: {error}", version.key),
-        }
-        let sound = sound.unwrap_or(false);
-        if !sound && file.content.state.lock().damaged_once {
-            // Before anybody hears of it, so that the next open begins anew.
-            self.forget_version(&version);
-        }
-        file.content.end_verification(sound);
-        self.save(file);
     }
 
     /// Brings the row of an entry up to date.
@@ -283,7 +279,7 @@ impl Cache {
     }
 
     /// Notes that a file is no longer the cache's.
-    fn leave_place(&self, place: &mut Place, content: &Content) {
+    pub(super) fn leave_place(&self, place: &mut Place, content: &Content) {
         *place = Place::Left;
         content.count(false);
         self.logged(self.index().remove(content.id));
@@ -306,116 +302,6 @@ impl Cache {
         if let Some(row) = self.logged(self.index().find(version)).flatten() {
             self.remove_row(&row);
         }
-    }
-
-    /// See [`Cache::adopt`].
-    pub(super) fn place_adopted(
-        &self,
-        version: &ObjectVersion,
-        id: FileId,
-        reader: File,
-        path: PathBuf,
-    ) -> Arc<CacheFile> {
-        if let Found::File(known) = self.table.find(version)
-            && known.content.id == id
-        {
-            return known;
-        }
-        self.forget_version(version);
-        let now = self.clock.now();
-        let size = reader.metadata().map_or(0, |meta| meta.len());
-        let row = Row {
-            id,
-            version: version.clone(),
-            size,
-            last_modified: Some(now),
-            complete: true,
-            present: RangeSet::whole(size),
-            synced: true,
-            fetched_at: now,
-            used_at: now,
-        };
-        let content = self.content(row, reader, None, Place::Staged(path));
-        content.state.lock().dirty = true;
-        let file = Arc::new(self.file_of(version.clone(), Arc::new(content)));
-        if let Some(former) = self.table.replace(Arc::clone(&file)) {
-            self.retire(&former);
-        }
-        file
-    }
-
-    /// See [`Cache::settle`].
-    pub(super) fn settle_file(&self, file: &Arc<CacheFile>) -> io::Result<()> {
-        self.check_index();
-        let content = &file.content;
-        {
-            let mut place = content.place.lock();
-            let path = match &*place {
-                Place::Cache | Place::Left => return Ok(()),
-                Place::Unwanted(path) => {
-                    remove_file(path);
-                    *place = Place::Left;
-                    return Ok(());
-                }
-                Place::Staged(path) => path.clone(),
-            };
-            // Before the row says that the file is whole.
-            content.reader().sync_data()?;
-            let to = self.path_of(content.id);
-            match rename_into(&path, &to) {
-                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                    self.settle_copy(file, &path, &to)?;
-                    *place = Place::Left;
-                    return Ok(());
-                }
-                renamed => renamed?,
-            }
-            *place = Place::Cache;
-            content.count(true);
-        }
-        self.save(file);
-        self.evict();
-        Ok(())
-    }
-
-    /// Settles by a copy: the entry goes on with it, open descriptors with the original.
-    fn settle_copy(&self, file: &Arc<CacheFile>, from: &Path, to: &Path) -> io::Result<()> {
-        let id = file.content.id;
-        let mut original = open(from, false)?;
-        disk::write_atomic_with(to, |copy| io::copy(&mut original, copy).map(drop))?;
-        let row = {
-            let state = file.content.state.lock();
-            file.content.row(&state)
-        };
-        let version = row.version.clone();
-        let content = self.content(row, open(to, false)?, None, Place::Cache);
-        content.state.lock().dirty = true;
-        let copy = Arc::new(self.file_of(version, Arc::new(content)));
-        copy.content.count(true);
-        debug_assert_eq!(copy.content.id, id);
-        self.table.replace(Arc::clone(&copy));
-        self.save(&copy);
-        remove_file(from);
-        Ok(())
-    }
-
-    /// See [`Cache::take`].
-    pub(super) fn take_file(&self, file: &Arc<CacheFile>, to: &Path) -> io::Result<()> {
-        if !file.is_complete() {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let content = &file.content;
-        let mut place = content.place.lock();
-        match &*place {
-            // The row goes after the name: one without a file is dropped when it is met.
-            Place::Cache => fs::rename(self.path_of(content.id), to)?,
-            Place::Staged(path) | Place::Unwanted(path) if path == to => {}
-            Place::Staged(path) | Place::Unwanted(path) => fs::rename(path, to)?,
-            Place::Left => return Err(io::ErrorKind::NotFound.into()),
-        }
-        let _leaving = self.table.leave_file(file);
-        self.leave_place(&mut place, content);
-        Ok(())
     }
 
     /// See [`Cache::rename_version`].
@@ -492,7 +378,7 @@ impl Cache {
 }
 
 /// Opens a file of the cache. Never makes one.
-fn open(path: &Path, write: bool) -> io::Result<File> {
+pub(super) fn open(path: &Path, write: bool) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(write)
@@ -501,47 +387,11 @@ fn open(path: &Path, write: bool) -> io::Result<File> {
 }
 
 /// Removes a file; one that is gone already, or whose directory is, is as good.
-fn remove_file(path: &Path) {
+pub(super) fn remove_file(path: &Path) {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             log::warn!("cannot remove {}: {error}", path.display());
         }
         _ => {}
     }
-}
-
-/// Renames into a directory that is made anew if it is gone.
-fn rename_into(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if let Some(dir) = to.parent() {
-                disk::create_private_dir(dir)?;
-            }
-            fs::rename(from, to)
-        }
-        renamed => renamed,
-    }
-}
-
-/// Whether a file has the length and, where its tag is one, the MD5 of its version.
-fn is_sound(file: &File, size: u64, version: &ObjectVersion) -> io::Result<bool> {
-    if file.metadata()?.len() != size {
-        return Ok(false);
-    }
-    let Some(expected) = version.etag.md5() else {
-        return Ok(true);
-    };
-    let mut hash = md5::Md5::new();
-    let mut buffer = vec![0; VERIFY_BYTES];
-    let mut at = 0;
-    while at < size {
-        match file.read_at(&mut buffer, at)? {
-            0 => return Ok(false),
-            read => {
-                hash.update(&buffer[..read]);
-                at += read as u64;
-            }
-        }
-    }
-    Ok(<[u8; 16]>::from(hash.finalize()) == expected.0)
 }

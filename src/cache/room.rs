@@ -245,6 +245,7 @@ impl Cache {
         if self.swept.swap(true, Ordering::Relaxed) {
             return 0;
         }
+        self.remove_temporaries();
         // In this order: a file that is made later is not in the directory as we read it; one that
         // leaves memory has its row by then.
         let Ok(ids) = self.cache_files() else {

@@ -6,10 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
 use super::file::CacheFile;
+use super::index::to_ms;
 use crate::disk::FileId;
 use crate::store::ObjectVersion;
 
@@ -17,6 +19,9 @@ use crate::store::ObjectVersion;
 const MAX_IDLE: usize = 256;
 /// Looking for entries to let go costs a walk over all of them, so it is done for so many at once.
 const TRIM_STEP: usize = 64;
+
+/// The last use is known to the minute.
+const USE_GRAIN_MS: i64 = 60_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -155,6 +160,17 @@ impl Table {
             table: self,
             version: version.clone(),
             file,
+        }
+    }
+
+    /// Notes that entries in use are used; their readers may pass us by.
+    pub(super) fn touch_used(&self, now: SystemTime) {
+        let state = self.state.lock();
+        let recent = to_ms(now).saturating_sub(USE_GRAIN_MS);
+        for file in state.files.values().filter(|file| is_used(file)) {
+            if file.content.used_at_ms() < recent {
+                file.content.touch(now);
+            }
         }
     }
 

@@ -304,7 +304,7 @@ mod tests {
             last_modified: None,
             complete,
             present,
-            synced: complete,
+            synced: true,
             fetched_at: from_ms(used_ms),
             used_at: from_ms(used_ms),
         }

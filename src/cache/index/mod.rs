@@ -10,9 +10,9 @@
 mod entries;
 mod listings;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -101,7 +101,7 @@ impl Index {
                     log::warn!("the cache index is made anew: {error}");
                 }
                 Index::erase(dir)?;
-                create(&path).map_err(io_error)?
+                create(&path)?
             }
         };
         let reader = connect(&path).map_err(io_error)?;
@@ -167,8 +167,11 @@ impl Index {
             let clean = get_state(connection, "clean")?.is_some_and(|clean| clean == "1");
             let same_boot = get_state(connection, "boot_id")? == Some(boot_id.clone());
             let transaction = connection.transaction()?;
-            if !clean && !same_boot {
-                transaction.execute("DELETE FROM entries WHERE complete = 0", [])?;
+            if !same_boot {
+                transaction.execute(
+                    "DELETE FROM entries WHERE complete = 0 AND (synced = 0 OR ?1)",
+                    [!clean],
+                )?;
             }
             transaction.execute("DELETE FROM listings WHERE whole = 0", [])?;
             set_state(&transaction, "clean", "0")?;
@@ -258,13 +261,23 @@ fn connect_checked(path: &Path) -> io::Result<Connection> {
     Ok(connection)
 }
 
-fn create(path: &Path) -> rusqlite::Result<Connection> {
-    let mut connection = connect(path)?;
+fn create(path: &Path) -> io::Result<Connection> {
+    // SQLite gives what it puts beside a database the database's mode.
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    let mut connection = connect(path).map_err(io_error)?;
+    fill_schema(&mut connection).map_err(io_error)?;
+    Ok(connection)
+}
+
+fn fill_schema(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(SCHEMA)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    transaction.commit()?;
-    Ok(connection)
+    transaction.commit()
 }
 
 fn get_state(connection: &Connection, name: &str) -> rusqlite::Result<Option<String>> {
