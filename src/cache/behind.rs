@@ -18,7 +18,7 @@ const CLEANUP_INTERVAL: Duration = Duration::from_secs(3600);
 /// Listings that wait to be written; bounds memory when the disk is slow.
 const MAX_PENDING_LISTINGS: usize = 64;
 /// How long the clean end may spend on syncing partial files; what is left is dropped.
-const END_SYNC_TIME: Duration = Duration::from_secs(1);
+pub(super) const END_SYNC_TIME: Duration = Duration::from_secs(1);
 /// Partial files that were not synced, looked at at once.
 const UNSYNCED_PAGE: u32 = 256;
 /// Exporting takes at most this part of the time.
@@ -131,7 +131,7 @@ impl Cache {
     }
 
     /// See [`Cache::shutdown`].
-    pub(super) fn end_behind(&self) {
+    pub(super) fn end_behind(&self, sync_time: Duration) {
         {
             self.behind.state.lock().ended = true;
         }
@@ -147,18 +147,23 @@ impl Cache {
             return;
         }
         self.round();
+        for file in self.table.all() {
+            if file.held_bytes() == 0 && !file.is_complete() {
+                self.forget_version(&file.version);
+            }
+        }
         // From here on nothing is recorded, so what is synced below is all that the index tells.
         self.ended.store(true, Ordering::Relaxed);
-        self.sync_partial();
+        self.sync_partial(sync_time);
         self.export();
         self.logged(self.index().end_run());
     }
 
     /// Syncs the partial files that the index tells of, and drops those for which time is short.
-    fn sync_partial(&self) {
+    fn sync_partial(&self, sync_time: Duration) {
         let begun = Instant::now();
         let index = self.index();
-        while begun.elapsed() < END_SYNC_TIME {
+        while begun.elapsed() < sync_time {
             let ids = self
                 .logged(index.unsynced(UNSYNCED_PAGE))
                 .unwrap_or_default();
@@ -172,7 +177,7 @@ impl Cache {
                     Ok(()) => index.set_synced(id),
                     Err(_) => index.remove(id).map(drop),
                 };
-                if self.logged(noted).is_none() || begun.elapsed() >= END_SYNC_TIME {
+                if self.logged(noted).is_none() || begun.elapsed() >= sync_time {
                     break;
                 }
             }

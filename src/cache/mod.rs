@@ -343,7 +343,7 @@ impl Cache {
     /// Makes what is present durable, as far as that takes a second or two, exports, and marks a
     /// clean end. Nothing is recorded any more after it.
     pub fn shutdown(&self) {
-        self.end_behind();
+        self.end_behind(behind::END_SYNC_TIME);
     }
 
     /// Whether something that was fetched or revalidated at that time is older than the TTL.

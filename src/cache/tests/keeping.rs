@@ -20,7 +20,7 @@ fn whole_and_partial_files_survive_a_clean_end() {
         bench.settle_fetches(&file);
     }
     let asked = bench.store.asked_bytes();
-    bench.cache.shutdown();
+    bench.end();
     bench.reopen();
     let file = bench.cache.get(&whole).unwrap();
     assert!(file.is_complete() && file.is_named());
@@ -61,7 +61,7 @@ fn a_file_of_the_wrong_length_or_none_is_a_miss() {
     let (gone, _) = bench.filled("gone", 100 * KIB);
     let path = |version| bench.cache.path_of(bench.cache.get(version).unwrap().id());
     let (short_path, gone_path) = (path(&short), path(&gone));
-    bench.cache.shutdown();
+    bench.end();
     File::options()
         .write(true)
         .open(short_path)
@@ -150,7 +150,7 @@ fn the_floor_of_free_space_is_kept() {
         min_free_bytes: u64::MAX / 2,
         ..bench.options.clone()
     };
-    bench.cache.shutdown();
+    bench.end();
     let cache = open_cache(&options, &bench.store, &bench.clock, &bench.runtime);
     assert_eq!(cache.cleanup(false).evicted_files, 1);
     // A read is answered all the same.
@@ -210,7 +210,7 @@ fn a_damaged_index_is_replaced_while_running() {
     assert!(bench.cache.get(&idle).unwrap().is_complete());
     assert_eq!(bench.cache.stats().bytes, bytes.len() as u64);
     let mut bench = bench;
-    bench.cache.shutdown();
+    bench.end();
     bench.reopen();
     assert!(bench.cache.get(&idle).unwrap().is_complete());
 }
@@ -233,7 +233,7 @@ fn an_uploaded_file_is_adopted_settled_and_taken_back() {
     assert_eq!(bench.cache.stats().bytes, 100 << 10);
     assert_eq!(bench.cache.held_below("").len(), 1);
     drop(file);
-    bench.cache.shutdown();
+    bench.end();
     bench.reopen();
 
     let file = bench.cache.get(&version).unwrap();
@@ -309,7 +309,7 @@ fn a_copied_object_takes_its_bytes_along() {
     );
     bench.runtime.block_on(renamed.fill()).unwrap();
     drop((open, renamed));
-    bench.cache.shutdown();
+    bench.end();
     bench.reopen();
     assert!(bench.cache.get(&to).unwrap().is_complete());
     assert!(bench.cache.get(&from).is_none());
@@ -369,7 +369,7 @@ fn listings_are_there_at_once_and_after_a_restart() {
         assert_eq!(listing.objects, std::slice::from_ref(&object));
         assert_eq!(listing.prefixes, folders);
         assert_eq!(bench.cache.load_listing("b/"), None);
-        bench.cache.shutdown();
+        bench.end();
         bench.reopen();
     }
 }
@@ -379,7 +379,7 @@ fn the_export_names_each_entry() {
     let bench = Bench::new();
     let (version, _) = bench.filled("a \"quoted\" name", 100 * KIB);
     bench.filled("b", KIB);
-    bench.cache.shutdown();
+    bench.end();
     let text = fs::read(bench.options.dir.join("metadata.json")).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
     let entries = json["entries"].as_array().unwrap();
@@ -395,7 +395,7 @@ fn the_export_names_each_entry() {
 fn housekeeping_cleans_up_at_start_and_ends_with_the_cache() {
     let mut bench = Bench::new();
     let (old, _) = bench.filled("old", KIB);
-    bench.cache.shutdown();
+    bench.end();
     bench.clock.advance(TTL + Duration::from_secs(1));
     bench.reopen();
     bench.cache.spawn_housekeeping(Arc::new(|| true));

@@ -98,7 +98,12 @@ async fn work(bench: Arc<Bench>, objects: Arc<Vec<(ObjectVersion, Bytes)>>, step
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    // Each case is a second of work: a twentieth of what PROPTEST_CASES says, 12 without it.
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases.div_ceil(20),
+        max_shrink_iters: 200,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn every_byte_read_is_the_right_one(
@@ -122,7 +127,7 @@ proptest! {
         bench.wait_until(|| {
             bench.cache.table.all().iter().all(|file| file.content.state.lock().fetches.is_empty())
         });
-        bench.cache.shutdown();
+        bench.end();
         let cache = open_cache(&bench.options, &bench.store, &bench.clock, &bench.runtime);
         for (version, bytes) in objects.iter() {
             let Some(file) = cache.get(version) else { continue };
