@@ -246,6 +246,7 @@ impl Fs {
             None => edits.push(Edit::Remove { key: key.clone() }),
         }
         edits.extend(staged.map(|file| Edit::Discard { file }));
+        edits.push(Edit::ForgetConflict { copy: key.clone() });
         Ok(edits)
     }
 

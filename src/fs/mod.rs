@@ -11,6 +11,7 @@
 pub mod attr;
 mod change;
 mod confirm;
+mod conflict;
 mod data;
 mod directory;
 mod handle;

@@ -155,6 +155,9 @@ impl Fs {
             }),
         }
         edits.extend(replaced_staged.map(|file| Edit::Discard { file }));
+        edits.push(Edit::ForgetConflict {
+            copy: moved.from.clone(),
+        });
         Ok(())
     }
 

@@ -216,6 +216,10 @@ impl Confirm for Confirmations {
     fn changed(&self, record: &Record, found: &ObjectInfo) -> JournalResult<Confirmed> {
         self.0.keep_changed(record, found)
     }
+
+    fn conflict(&self, record: &Record, found: &ObjectInfo) -> JournalResult<bool> {
+        self.0.keep_both(record, found)
+    }
 }
 
 /// What runs beside the session.
@@ -269,7 +273,7 @@ impl StatusSource for Running {
             alerts: self.alerts(&cache, &uploads),
             cache,
             uploads,
-            conflicts: 0,
+            conflicts: self.staging.journal().conflicts().len() as u64,
             operations: OperationsStatus {
                 class_a: counts.class_a,
                 class_b: counts.class_b,

@@ -32,7 +32,7 @@ use self::log_sync::LogSync;
 pub use self::mirror::Attempt;
 use self::mirror::Mirror;
 use self::step::Step;
-use super::record::{Change, Edit, Identity, PutState, Record, Released, Seq};
+use super::record::{Change, Conflict, Edit, Identity, PutState, Record, Released, Seq};
 use crate::clock::SharedClock;
 use crate::disk::{self, FileId};
 use crate::store::attributes::FileAttributes;
@@ -181,6 +181,12 @@ impl Journal {
                 return Err(JournalError::Gone(file));
             }
             Edit::Unrelease { file } => Step::Unrelease(file),
+            Edit::NoteConflict { key, copy } => Step::NoteConflict(Conflict {
+                key,
+                copy,
+                found_at: self.clock.now(),
+            }),
+            Edit::ForgetConflict { copy } => Step::ForgetConflict(copy),
             Edit::KeepAttributes {
                 version,
                 attributes,
@@ -350,6 +356,11 @@ impl Journal {
         let prefix = prefix.as_ref().map_or("", Key::as_str);
         let mirror = self.mirror.lock();
         mirror.records_below(prefix).cloned().collect()
+    }
+
+    /// Returns the conflicts that nobody has dealt with yet.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        self.mirror.lock().conflicts().cloned().collect()
     }
 
     /// Whether another key is to become a copy of what the bucket holds under this one.

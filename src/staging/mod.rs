@@ -28,7 +28,7 @@ use self::file::{Names, OpenFiles};
 pub use self::journal::{Journal, JournalError, JournalResult};
 use self::pool::Pool;
 pub use self::record::{
-    Change, Confirmed, Edit, Identity, PutState, Record, Released, Sealed, Seq,
+    Change, Confirmed, Conflict, Edit, Identity, PutState, Record, Released, Sealed, Seq,
 };
 pub use self::replay::{Orphan, Replay};
 use crate::clock::SharedClock;

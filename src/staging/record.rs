@@ -191,6 +191,18 @@ pub enum Edit {
         /// The file.
         file: FileId,
     },
+    /// Notes that ours is kept as `copy`, since `key` turned out to be somebody else's.
+    NoteConflict {
+        /// The name that both wanted.
+        key: Key,
+        /// Where ours is.
+        copy: Key,
+    },
+    /// Forgets a conflict: its copy was renamed or removed, so somebody has dealt with it.
+    ForgetConflict {
+        /// The copy.
+        copy: Key,
+    },
     /// Keeps what a listing will not tell about a version. One version a key is kept.
     KeepAttributes {
         /// The version.
@@ -198,6 +210,17 @@ pub enum Edit {
         /// Its attributes.
         attributes: FileAttributes,
     },
+}
+
+/// Two versions of one file, both kept: somebody else's under the name, ours as a copy beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conflict {
+    /// The name that both wanted.
+    pub key: Key,
+    /// Where ours is.
+    pub copy: Key,
+    /// When it was found.
+    pub found_at: SystemTime,
 }
 
 /// A staged file that was released, and may now leave the staging directory.

@@ -50,6 +50,16 @@ pub trait Confirm: Send + Sync {
     /// # Errors
     /// Those of the journal.
     fn changed(&self, record: &Record, found: &ObjectInfo) -> JournalResult<Confirmed>;
+
+    /// A write found somebody else's version, `found`, under its key: both are to be kept, ours
+    /// under another name. Returns whether the record has been dealt with; if not it is parked.
+    ///
+    /// # Errors
+    /// Those of the journal.
+    fn conflict(&self, record: &Record, found: &ObjectInfo) -> JournalResult<bool> {
+        let _ = (record, found);
+        Ok(false)
+    }
 }
 
 /// How the uploader works.

@@ -220,8 +220,13 @@ impl Operation {
                 // Its condition cannot hold any more.
                 self.uncertain = false;
                 self.end()?;
-                let tag = found.map(|found| found.version.etag);
-                let tag = tag.as_ref().map_or("", ETag::as_str);
+                let Some(found) = found else {
+                    return Err(Stop::Changed);
+                };
+                if self.sender.confirm.conflict(&self.record, &found)? {
+                    return Ok(Some(Outcome::Done));
+                }
+                let tag = found.version.etag;
                 let reason = format!("changed by someone else: the bucket holds version {tag}");
                 Err(Stop::Park(reason))
             }

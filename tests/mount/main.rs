@@ -6,6 +6,7 @@ mod common;
 
 mod basic;
 mod cli;
+mod conflict;
 mod crash;
 mod faults;
 mod passthrough;

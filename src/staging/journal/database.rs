@@ -11,7 +11,7 @@ use super::mirror::{Attempt, Mirror};
 use super::step::Step;
 use super::{JournalError, JournalResult};
 use crate::disk::FileId;
-use crate::staging::record::{Change, PutState, Record, Sealed, Seq};
+use crate::staging::record::{Change, Conflict, PutState, Record, Sealed, Seq};
 use crate::store::attributes::{FileAttributes, nanos_since_epoch, time_from_nanos};
 use crate::store::{ETag, Key, Md5, ObjectVersion};
 
@@ -65,6 +65,14 @@ impl Database {
                 _ => None,
             };
             mirror.release(file(row.get(0)?)?, adopt_as, 0);
+            Ok(())
+        })?;
+        self.each("SELECT copy, key, found_at FROM conflicts", |row| {
+            mirror.note_conflict(Conflict {
+                copy: key(row.get(0)?)?,
+                key: key(row.get(1)?)?,
+                found_at: time_from_nanos(row.get(2)?),
+            });
             Ok(())
         })?;
         Ok(mirror)
@@ -128,6 +136,18 @@ fn write_step(connection: &Connection, step: &Step) -> JournalResult<()> {
         Step::Unrelease(file) => run(
             sql("DELETE FROM released WHERE file = ?1"),
             [file.to_string()],
+        ),
+        Step::NoteConflict(conflict) => run(
+            sql("INSERT OR REPLACE INTO conflicts (copy, key, found_at) VALUES (?1, ?2, ?3)"),
+            params![
+                conflict.copy.as_str(),
+                conflict.key.as_str(),
+                nanos_since_epoch(conflict.found_at)
+            ],
+        ),
+        Step::ForgetConflict(copy) => run(
+            sql("DELETE FROM conflicts WHERE copy = ?1"),
+            [copy.as_str()],
         ),
         Step::KeepAttributes(version, attributes) => {
             write_attributes(connection, version, attributes)

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::SystemTime;
 
 use crate::disk::FileId;
-use crate::staging::record::{Change, Record, Released, Seq};
+use crate::staging::record::{Change, Conflict, Record, Released, Seq};
 use crate::store::{Key, ObjectVersion};
 
 /// A write that was begun and whose end is not known.
@@ -40,6 +40,8 @@ pub(super) struct Mirror {
     copies: HashMap<Key, BTreeSet<Key>>,
     attempts: HashMap<Key, Vec<Attempt>>,
     released: HashMap<FileId, Release>,
+    /// Conflicts by the key of their copy.
+    conflicts: BTreeMap<Key, Conflict>,
     /// Keys whose record changed since the follower last asked.
     changed: BTreeSet<Key>,
 }
@@ -122,6 +124,18 @@ impl Mirror {
                 self.copies.remove(&source);
             }
         }
+    }
+
+    pub(super) fn conflicts(&self) -> impl Iterator<Item = &Conflict> {
+        self.conflicts.values()
+    }
+
+    pub(super) fn note_conflict(&mut self, conflict: Conflict) {
+        self.conflicts.insert(conflict.copy.folded(), conflict);
+    }
+
+    pub(super) fn forget_conflict(&mut self, copy: &Key) {
+        self.conflicts.remove(&copy.folded());
     }
 
     pub(super) fn take_changed(&mut self) -> Vec<Key> {

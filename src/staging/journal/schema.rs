@@ -59,6 +59,11 @@ const MIGRATIONS: [&str; VERSION as usize] = ["
         adopt_key TEXT,
         adopt_etag TEXT
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE conflicts (
+        copy TEXT PRIMARY KEY,
+        key TEXT NOT NULL,
+        found_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE attributes (
         folder TEXT NOT NULL,
         name TEXT NOT NULL,

@@ -3,7 +3,7 @@
 
 use super::mirror::{Attempt, Mirror};
 use crate::disk::FileId;
-use crate::staging::record::Record;
+use crate::staging::record::{Conflict, Record};
 use crate::store::attributes::FileAttributes;
 use crate::store::{Key, ObjectVersion};
 
@@ -22,6 +22,10 @@ pub(super) enum Step {
     Release(FileId, Option<ObjectVersion>),
     /// Forgets the release of a file: it was carried out, or is taken back.
     Unrelease(FileId),
+    /// Notes a conflict.
+    NoteConflict(Conflict),
+    /// Forgets the conflict with that copy.
+    ForgetConflict(Key),
     /// Keeps attributes of a version. They are in the database only.
     KeepAttributes(ObjectVersion, FileAttributes),
     /// Forgets all kept attributes.
@@ -40,6 +44,8 @@ impl Mirror {
             Step::EndAttempt(key, write_id) => self.end_attempt(&key, &write_id),
             Step::Release(file, adopt_as) => self.release(file, adopt_as, commit),
             Step::Unrelease(file) => self.unrelease(file),
+            Step::NoteConflict(conflict) => self.note_conflict(conflict),
+            Step::ForgetConflict(copy) => self.forget_conflict(&copy),
             Step::KeepAttributes(..) | Step::ForgetAttributes | Step::Meta(..) => {}
         }
     }

@@ -1,0 +1,171 @@
+//! Two machines wrote one name: both versions are kept.
+
+use std::time::SystemTime;
+
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use super::Fs;
+use super::attr::Ino;
+use super::listing::listed_from_info;
+use super::name::MAX_NAME_BYTES;
+use super::tree::Stale;
+use crate::staging::{Change, Edit, JournalResult, Record};
+use crate::store::{Key, ObjectInfo};
+
+/// How many names are tried for a conflict copy before the record is parked instead.
+const MAX_NAMES: u32 = 100;
+
+impl Fs {
+    /// An upload found somebody else's version under its key. Theirs gets the name, ours goes on as
+    /// `name (conflict HOST YYYY-MM-DD HH.MM.SS).ext` beside it, and open handles with it. Returns
+    /// false if the record has to be parked: it is none that has bytes.
+    ///
+    /// # Errors
+    /// Those of the journal; nothing has changed then.
+    pub fn keep_both(&self, record: &Record, found: &ObjectInfo) -> JournalResult<bool> {
+        let _changes = self.changes.lock();
+        if !self.journal().is_current(&record.key, record.seq) {
+            return Ok(true);
+        }
+        if !matches!(record.change, Change::Put { .. } | Change::Copy { .. }) {
+            return Ok(false);
+        }
+        let (folder, name) = split(record.key.as_str());
+        let Some(copy) = self.free_name(folder, name) else {
+            return Ok(false);
+        };
+        let Some(copy_key) = Key::new(&format!("{folder}{copy}")) else {
+            return Ok(false);
+        };
+        self.journal().apply(vec![
+            Edit::Set {
+                key: copy_key.clone(),
+                base: None,
+                change: record.change.clone(),
+            },
+            Edit::Remove {
+                key: record.key.clone(),
+            },
+            Edit::NoteConflict {
+                key: record.key.clone(),
+                copy: copy_key.clone(),
+            },
+        ])?;
+        log::warn!(
+            "{} was changed by someone else; ours is kept as {copy_key}",
+            record.key
+        );
+        self.show_both(record.key.as_str(), &copy, found);
+        Ok(true)
+    }
+
+    fn show_both(&self, key: &str, copy: &str, found: &ObjectInfo) {
+        let now = self.clock.instant();
+        let mut tree = self.tree.lock();
+        tree.note_change(key, now);
+        let Some((parent, entry)) = tree.find(key).map(|(ino, entry)| (ino, entry.clone())) else {
+            return;
+        };
+        let _ = tree.materialise(parent, &entry.spelling);
+        tree.rename((parent, &entry.spelling), (parent, copy), now);
+        tree.insert_listed(parent, &entry.spelling, listed_from_info(found, now));
+        drop(tree);
+        self.tell_stale(vec![Stale {
+            parent,
+            name: entry.spelling,
+        }]);
+        self.touch_folder(parent);
+    }
+
+    /// Returns a name for ours that nothing has yet.
+    fn free_name(&self, folder: &str, name: &str) -> Option<String> {
+        let tree = self.tree.lock();
+        let parent = match folder {
+            "" => Some(Ino::ROOT),
+            folder => tree.find(folder).map(|(_, entry)| entry.ino),
+        };
+        let dir = parent.and_then(|ino| tree.dir(ino));
+        (1..MAX_NAMES)
+            .map(|n| conflict_name(name, &host(), self.clock.now(), n))
+            .find(|name| {
+                let key = Key::new(&format!("{folder}{name}"));
+                dir.is_none_or(|dir| dir.entry(name).is_none())
+                    && key.is_some_and(|key| self.journal().record(&key).is_none())
+            })
+    }
+}
+
+/// Returns the folder of a key, empty or ending in `/`, and the name in it.
+fn split(key: &str) -> (&str, &str) {
+    key.split_at(key.rfind('/').map_or(0, |slash| slash + 1))
+}
+
+fn host() -> String {
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .replace('/', "_");
+    if name.is_empty() {
+        "this machine".into()
+    } else {
+        name
+    }
+}
+
+/// Returns the `n`th name for the copy of `name`: readable, with the same extension, and no longer
+/// than a name may be. Times are UTC, the same for all machines.
+fn conflict_name(name: &str, host: &str, now: SystemTime, n: u32) -> String {
+    let when = OffsetDateTime::from(now)
+        .format(format_description!(
+            "[year]-[month]-[day] [hour].[minute].[second]"
+        ))
+        .unwrap_or_else(|_| "at an unknown time".into());
+    let again = if n > 1 {
+        format!(" {n}")
+    } else {
+        String::new()
+    };
+    let (stem, extension) = match name.rfind('.') {
+        Some(dot) if dot > 0 => name.split_at(dot),
+        _ => (name, ""),
+    };
+    let mark = format!(" (conflict {host} {when}{again})");
+    let room = MAX_NAME_BYTES.saturating_sub(mark.len() + extension.len());
+    let cut = (0..=room.min(stem.len()))
+        .rev()
+        .find(|cut| stem.is_char_boundary(*cut));
+    format!("{}{mark}{extension}", &stem[..cut.unwrap_or(0)])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn a_conflict_copy_tells_who_and_when() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_521_115);
+        assert_eq!(
+            conflict_name("song.rpp", "studio", now, 1),
+            "song (conflict studio 2026-11-24 11.51.55).rpp"
+        );
+        assert_eq!(
+            conflict_name(".hidden", "studio", now, 2),
+            ".hidden (conflict studio 2026-11-24 11.51.55 2)"
+        );
+        let long = format!("{}.wav", "ü".repeat(125));
+        let name = conflict_name(&long, "studio", now, 1);
+        assert!(
+            name.len() <= MAX_NAME_BYTES && name.ends_with(").wav"),
+            "{name}"
+        );
+    }
+
+    #[test]
+    fn a_key_splits_into_folder_and_name() {
+        assert_eq!(split("a/b/c.wav"), ("a/b/", "c.wav"));
+        assert_eq!(split("c"), ("", "c"));
+    }
+}

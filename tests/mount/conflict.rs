@@ -1,0 +1,108 @@
+//! Two sides change one file: both versions are kept.
+
+use std::fs;
+
+use r2_model::R2Model;
+
+use crate::common::mount::Mount;
+
+/// The one conflict copy in a folder, by name.
+fn copy_in(mount: &Mount, folder: &str) -> String {
+    let names = fs::read_dir(mount.path(folder)).unwrap();
+    let mut copies = names
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("(conflict "));
+    let copy = copies.next().expect("a conflict copy");
+    assert_eq!(copies.next(), None, "one copy only");
+    copy
+}
+
+#[test]
+fn an_edit_of_a_file_that_another_changed_keeps_both() {
+    let model = R2Model::start();
+    model.put("projects/song.rpp", "first");
+    let mount = Mount::with(&model, &[("WRITE_BACK_SECONDS", "1")]);
+    assert_eq!(fs::read(mount.path("projects/song.rpp")).unwrap(), b"first");
+    fs::write(mount.path("projects/song.rpp"), "ours").unwrap();
+    model.put("projects/song.rpp", "theirs");
+    mount.wait_for("a conflict", |status| status["conflicts"] == 1);
+    mount.wait_uploaded();
+    assert_eq!(
+        fs::read(mount.path("projects/song.rpp")).unwrap(),
+        b"theirs"
+    );
+    let copy = copy_in(&mount, "projects");
+    assert!(copy.starts_with("song (conflict ") && copy.ends_with(").rpp"));
+    assert_eq!(
+        fs::read(mount.path(&format!("projects/{copy}"))).unwrap(),
+        b"ours"
+    );
+    assert_eq!(model.get("projects/song.rpp").unwrap().bytes, "theirs");
+    assert_eq!(
+        model.get(&format!("projects/{copy}")).unwrap().bytes,
+        "ours"
+    );
+    // Whoever deals with the copy has dealt with the conflict.
+    fs::remove_file(mount.path(&format!("projects/{copy}"))).unwrap();
+    mount.wait_for("no conflict", |status| status["conflicts"] == 0);
+}
+
+#[test]
+fn two_who_create_one_name_keep_both() {
+    let model = R2Model::start();
+    let mut mount = Mount::with(&model, &[("WRITE_BACK_SECONDS", "1")]);
+    assert_eq!(fs::read_dir(mount.path("layers")).unwrap().count(), 0);
+    fs::write(mount.path("layers/a.wav"), "ours").unwrap();
+    model.put("layers/a.wav", "theirs");
+    mount.wait_for("a conflict", |status| status["conflicts"] == 1);
+    mount.wait_uploaded();
+    mount.unmount();
+    mount.remove_cache();
+    mount.mount();
+    let copy = copy_in(&mount, "layers");
+    assert_eq!(
+        fs::read(mount.path(&format!("layers/{copy}"))).unwrap(),
+        b"ours"
+    );
+    assert_eq!(fs::read(mount.path("layers/a.wav")).unwrap(), b"theirs");
+    assert_eq!(mount.status()["conflicts"], 1);
+}
+
+#[test]
+fn a_rename_onto_a_name_that_another_made_keeps_both() {
+    let model = R2Model::start();
+    model.put("segments/take.wav", "ours");
+    let mount = Mount::with(&model, &[("WRITE_BACK_SECONDS", "1")]);
+    assert_eq!(fs::read_dir(mount.path("segments")).unwrap().count(), 1);
+    fs::rename(
+        mount.path("segments/take.wav"),
+        mount.path("segments/best.wav"),
+    )
+    .unwrap();
+    model.put("segments/best.wav", "theirs");
+    mount.wait_for("a conflict", |status| status["conflicts"] == 1);
+    mount.wait_uploaded();
+    let copy = copy_in(&mount, "segments");
+    assert_eq!(
+        fs::read(mount.path(&format!("segments/{copy}"))).unwrap(),
+        b"ours"
+    );
+    assert_eq!(
+        fs::read(mount.path("segments/best.wav")).unwrap(),
+        b"theirs"
+    );
+    assert!(model.get("segments/take.wav").is_none());
+}
+
+#[test]
+fn an_edit_of_a_file_that_another_deleted_is_kept_under_its_name() {
+    let model = R2Model::start();
+    model.put("projects/song.rpp", "first");
+    let mount = Mount::with(&model, &[("WRITE_BACK_SECONDS", "1")]);
+    assert_eq!(fs::read(mount.path("projects/song.rpp")).unwrap(), b"first");
+    fs::write(mount.path("projects/song.rpp"), "ours").unwrap();
+    model.delete("projects/song.rpp");
+    mount.wait_uploaded();
+    assert_eq!(model.get("projects/song.rpp").unwrap().bytes, "ours");
+    assert_eq!(mount.status()["conflicts"], 0);
+}
