@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Cache, SavedListing};
+use super::{Amendment, Cache, SavedListing};
 use crate::store::ListedObject;
 
 /// A killed process loses what it fetched since the last round.
@@ -103,9 +103,14 @@ impl Cache {
                 prefixes,
                 saved_at,
             } = &*listing;
+            let is_newest = || {
+                let pending = self.pending.lock();
+                let newest = pending.get(&folder);
+                newest.is_some_and(|other| Arc::ptr_eq(other, &listing))
+            };
             self.logged(
                 self.index()
-                    .save_listing(&folder, objects, prefixes, *saved_at),
+                    .save_listing(&folder, objects, prefixes, *saved_at, &is_newest),
             );
             let mut pending = self.pending.lock();
             // A newer one stays for the next round.
@@ -116,6 +121,17 @@ impl Cache {
                 pending.remove(&folder);
             }
         }
+    }
+
+    /// See [`Cache::amend_listings`]. First those that wait to be written, then those that were:
+    /// one that is being written now finds that it has been overtaken.
+    pub(super) fn amend_saved_listings(&self, amendments: &[Amendment]) {
+        for amendment in amendments {
+            if let Some(listing) = self.pending.lock().get_mut(&amendment.folder) {
+                amendment.apply(Arc::make_mut(listing));
+            }
+        }
+        self.logged(self.index().amend_listings(amendments));
     }
 
     /// One round of housekeeping.

@@ -104,6 +104,51 @@ pub struct SavedListing {
     pub saved_at: SystemTime,
 }
 
+/// A change of one name in a saved listing.
+#[derive(Clone, Debug)]
+pub struct Amendment {
+    /// The folder, as in [`Cache::save_listing`].
+    pub folder: String,
+    /// The name below it: of a file; of a folder with its `/`; empty for the folder's own marker.
+    pub name: String,
+    /// What the name is for now.
+    pub holds: Holds,
+}
+
+/// What a name of a listing is for.
+#[derive(Clone, Debug)]
+pub enum Holds {
+    /// An object.
+    Object(ListedObject),
+    /// A folder.
+    Folder,
+    /// Nothing any more.
+    Nothing,
+}
+
+impl Amendment {
+    fn apply(&self, listing: &mut SavedListing) {
+        let key = format!("{}{}", self.folder, self.name);
+        if self.name.ends_with('/') {
+            let place = listing.prefixes.binary_search(&key);
+            match (place, matches!(self.holds, Holds::Folder)) {
+                (Err(at), true) => listing.prefixes.insert(at, key),
+                (Ok(at), false) => drop(listing.prefixes.remove(at)),
+                _ => {}
+            }
+            return;
+        }
+        let objects = &mut listing.objects;
+        let place = objects.binary_search_by(|object| object.version.key.as_str().cmp(&key));
+        match (place, &self.holds) {
+            (Ok(at), Holds::Object(object)) => objects[at] = object.clone(),
+            (Err(at), Holds::Object(object)) => objects.insert(at, object.clone()),
+            (Ok(at), _) => drop(objects.remove(at)),
+            (Err(_), _) => {}
+        }
+    }
+}
+
 /// What a cleanup did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CleanupReport {
@@ -301,6 +346,20 @@ impl Cache {
     /// behind; if too many wait to be written it is not kept.
     pub fn save_listing(&self, folder: &str, objects: &[ListedObject], prefixes: &[String]) {
         self.save_listing_behind(folder, objects, prefixes);
+    }
+
+    /// Brings saved listings to what a change of our own has made of the bucket. Returns when that
+    /// survives a killed process.
+    pub fn amend_listings(&self, amendments: &[Amendment]) {
+        self.amend_saved_listings(amendments);
+    }
+
+    /// Whether there is a saved listing of a folder and it names nothing, not even a marker.
+    pub fn is_saved_listing_empty(&self, folder: &str) -> bool {
+        if let Some(listing) = self.pending.lock().get(folder) {
+            return listing.objects.is_empty() && listing.prefixes.is_empty();
+        }
+        self.logged(self.index().is_listing_empty(folder)) == Some(true)
     }
 
     /// Returns the listing of a folder that was saved last.

@@ -27,6 +27,11 @@ impl Fs {
         now_holds: Option<ETag>,
     ) -> JournalResult<Confirmed> {
         let _changes = self.changes.lock();
+        // Before the journal forgets it: what a start finds must show the change either way.
+        self.tree
+            .lock()
+            .note_change(record.key.as_str(), self.clock.instant());
+        self.amend_listings(record, now_holds.as_ref());
         let version = now_holds.clone().map(|etag| ObjectVersion {
             key: record.key.clone(),
             etag,
@@ -50,9 +55,6 @@ impl Fs {
         let confirmed = self
             .journal()
             .confirm(&record.key, record.seq, now_holds, extra)?;
-        self.tree
-            .lock()
-            .note_change(record.key.as_str(), self.clock.instant());
         if confirmed == Confirmed::Done
             && let Some(version) = version
         {

@@ -43,6 +43,7 @@ impl Fs {
         let saved = self.cache.load_listing(&path);
         let begun = self.clock.instant();
         let listing = saved.map(|saved| self.listing_from_saved(&path, saved, begun));
+        let emptied = self.emptied_folders(&path);
         let _changes = self.changes.lock();
         let records = self.journal().records_below(&path);
         let mut tree = self.tree.lock();
@@ -54,6 +55,9 @@ impl Fs {
         }
         if let Some(listing) = listing {
             tree.apply_listing(ino, listing, &HashSet::new());
+        }
+        for name in emptied {
+            tree.remove(ino, &name, begun);
         }
         self.overlay(&mut tree, ino, &path, records);
         Ok(path)
@@ -238,10 +242,9 @@ impl Fs {
         if objects.len() > MERGE_LOG_NAMES {
             log::info!("listed {path:?}: {} objects", objects.len());
         }
-        if complete {
-            self.cache.save_listing(path, &objects, &prefixes);
-        }
-        self.merge(ino, path, names(path, &objects, &prefixes, begun, complete));
+        let listing = names(path, &objects, &prefixes, begun, complete);
+        let save = || self.cache.save_listing(path, &objects, &prefixes);
+        self.merge(ino, path, listing, save);
         Ok(())
     }
 
@@ -257,8 +260,14 @@ impl Fs {
         page
     }
 
-    fn merge(&self, ino: Ino, path: &str, listing: Listing) {
+    fn merge(&self, ino: Ino, path: &str, listing: Listing, save: impl FnOnce()) {
         let _changes = self.changes.lock();
+        let uploaded_at = self.tree.lock().dir(ino).and_then(|dir| dir.uploaded_at);
+        // One that may lack a change of ours must not be found by the next start, when the journal
+        // does not speak of it any more; the one saved before has been amended.
+        if listing.complete && uploaded_at.is_none_or(|at| at < listing.begun) {
+            save();
+        }
         let own: HashSet<String> = self
             .journal()
             .records_below(path)
@@ -318,7 +327,7 @@ impl Fs {
 }
 
 /// Returns what follows `path` in `key`, if the key lies below; both spellings of a name count.
-fn below<'a>(key: &'a str, path: &str) -> Option<&'a str> {
+pub(super) fn below<'a>(key: &'a str, path: &str) -> Option<&'a str> {
     if let Some(rest) = key.strip_prefix(path) {
         return (!rest.is_empty()).then_some(rest);
     }

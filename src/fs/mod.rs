@@ -23,6 +23,7 @@ mod name;
 mod open;
 pub mod passthrough;
 mod rename;
+mod saved;
 mod tree;
 
 pub use self::open::OpenFlags;

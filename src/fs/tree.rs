@@ -56,6 +56,8 @@ pub(super) struct Dir {
     pub(super) listed_at: Option<Instant>,
     /// Whether the saved listing and the journal's records have been laid over it.
     pub(super) loaded: bool,
+    /// When the last change of our own below it was done in the bucket.
+    pub(super) uploaded_at: Option<Instant>,
     /// The tag of the folder's marker object, if there is one.
     pub(super) marker: Option<ETag>,
 }
@@ -188,7 +190,12 @@ impl Tree {
             let Some(dir) = self.dirs.get_mut(&parent) else {
                 return;
             };
-            dir.recent.insert((&*folded).into(), now);
+            // A folder that is not loaded shows nothing yet that an old listing could take away,
+            // and the saved listing that it will be loaded from tells of the change.
+            if dir.loaded {
+                dir.recent.insert((&*folded).into(), now);
+            }
+            dir.uploaded_at = Some(now);
             let Some(entry) = dir.entries.get(&*folded) else {
                 return;
             };

@@ -19,13 +19,15 @@ enum Entry<'a> {
 }
 
 impl Index {
-    /// Keeps a complete listing in place of the former one. It takes effect as a whole at the end.
+    /// Keeps a complete listing in place of the former one. It takes effect as a whole at the end,
+    /// if it is still wanted then.
     pub(in crate::cache) fn save_listing(
         &self,
         folder: &str,
         objects: &[ListedObject],
         prefixes: &[String],
         saved_at: SystemTime,
+        still_wanted: &dyn Fn() -> bool,
     ) -> io::Result<()> {
         let number = self.write(|connection| {
             connection.execute(
@@ -41,6 +43,9 @@ impl Index {
             self.write(|connection| insert(connection, number, folder, chunk))?;
         }
         self.write(|connection| {
+            if !still_wanted() {
+                return Ok(());
+            }
             let transaction = connection.transaction()?;
             transaction.execute(
                 "UPDATE listings SET whole = 0 WHERE folder = ?1 AND whole = 1",
@@ -195,13 +200,15 @@ mod tests {
         let index = Index::open(dir.path()).unwrap();
         assert_eq!(index.load_listing("a/").unwrap(), None);
         let old: Vec<ListedObject> = (0..2500).map(|i| object(&format!("a/{i:05}"))).collect();
-        index.save_listing("a/", &old, &[], from_ms(1)).unwrap();
+        index
+            .save_listing("a/", &old, &[], from_ms(1), &|| true)
+            .unwrap();
         assert_eq!(index.load_listing("a/").unwrap().unwrap().objects, old);
 
         let new = [object("a/é"), object("a/")];
         let folders = ["a/b/".to_owned()];
         index
-            .save_listing("a/", &new, &folders, from_ms(2))
+            .save_listing("a/", &new, &folders, from_ms(2), &|| true)
             .unwrap();
         drop(index);
         let index = Index::open(dir.path()).unwrap();
@@ -219,7 +226,9 @@ mod tests {
     fn an_empty_listing_is_not_an_absent_one() {
         let dir = tempfile::tempdir().unwrap();
         let index = Index::open(dir.path()).unwrap();
-        index.save_listing("", &[], &[], from_ms(1)).unwrap();
+        index
+            .save_listing("", &[], &[], from_ms(1), &|| true)
+            .unwrap();
         let listing = index.load_listing("").unwrap().unwrap();
         assert!(listing.objects.is_empty() && listing.prefixes.is_empty());
     }
@@ -233,7 +242,7 @@ mod tests {
             .map(|i| object(&format!("segments/{i:08}-7d3c-4b5a-9e21-0123456789ab.wav")))
             .collect();
         index
-            .save_listing("segments/", &objects, &[], from_ms(1))
+            .save_listing("segments/", &objects, &[], from_ms(1), &|| true)
             .unwrap();
         index.checkpoint().unwrap();
         let bytes = std::fs::metadata(dir.path().join("index.db"))
