@@ -10,7 +10,7 @@ use super::inode::{Content, Inode, Meta, Staged, State, Writer};
 use super::open::OpenFlags;
 use super::{Created, Fs, name};
 use crate::error::{FsError, FsResult};
-use crate::staging::{Change, Edit, StagedFile};
+use crate::staging::{Change, Edit, PutState, StagedFile};
 use crate::store::attributes::FileAttributes;
 use crate::store::{ETag, Key, Origin};
 
@@ -383,6 +383,11 @@ impl Fs {
             let Change::Put { file, state, .. } = record.change else {
                 return Ok(());
             };
+            let mut attributes = attributes;
+            if state == PutState::Open {
+                // The file itself has it, and what is still written moves it.
+                attributes.mtime = None;
+            }
             let change = Change::Put {
                 file,
                 state,

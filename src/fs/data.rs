@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use super::Fs;
 use super::attr::{Fh, Ino};
 use super::handle::{FileHandle, Handle};
-use super::inode::{Content, Inode, Pristine, Remote, Staged, Writer, reopen};
+use super::inode::{Content, Inode, Pristine, Remote, Staged, Writer, Writing, keep_mtime, reopen};
 use crate::cache::CacheFile;
 use crate::error::{FsError, FsResult};
-use crate::staging::{Change, Edit, PutState, StagedFile};
+use crate::staging::{Change, Edit, JournalError, PutState, StagedFile};
+use crate::store::attributes::FileAttributes;
 use crate::store::{ETag, Key, Origin};
 
 impl Fs {
@@ -265,6 +266,8 @@ impl Fs {
             }
             (state.gate.passes_through(), state.meta.to_attributes())
         };
+        // The journal leaves the time to the file, which writes move.
+        keep_mtime(cached.file(), &attributes)?;
         let base = key.as_ref().and_then(|key| self.base_of(key, Some(remote)));
         let settled = key
             .as_ref()
@@ -308,13 +311,16 @@ impl Fs {
         key: &Option<Key>,
         base: Option<ETag>,
         id: crate::disk::FileId,
-        attributes: &crate::store::attributes::FileAttributes,
+        attributes: &FileAttributes,
     ) -> FsResult<bool> {
         let Some(key) = key else { return Ok(false) };
         let change = Change::Put {
             file: id,
             state: PutState::Open,
-            attributes: attributes.clone(),
+            attributes: FileAttributes {
+                mtime: None,
+                ..attributes.clone()
+            },
         };
         let set = Edit::Set {
             key: key.clone(),
@@ -335,7 +341,7 @@ impl Fs {
         key: &Option<Key>,
         base: Option<ETag>,
         cached: &CacheFile,
-        attributes: crate::store::attributes::FileAttributes,
+        attributes: FileAttributes,
     ) -> FsResult<Arc<StagedFile>> {
         let file = self.staging.create_file()?;
         let mut from = cached.file().try_clone()?;
@@ -343,6 +349,7 @@ impl Fs {
         from.seek(SeekFrom::Start(0))?;
         let mut to = file.file();
         std::io::copy(&mut from, &mut to)?;
+        keep_mtime(to, &attributes)?;
         match key {
             Some(key) => self.set_open(key.clone(), base, &file, attributes, None)?,
             None => self.discard(&file)?,
@@ -357,11 +364,11 @@ impl Fs {
         key: Key,
         base: Option<ETag>,
         file: &StagedFile,
-        attributes: crate::store::attributes::FileAttributes,
+        attributes: FileAttributes,
         discard: Option<crate::disk::FileId>,
     ) -> FsResult<()> {
         // The time counts from the writes that are to come: the staged file keeps it.
-        let attributes = crate::store::attributes::FileAttributes {
+        let attributes = FileAttributes {
             mtime: None,
             ..attributes
         };
@@ -383,6 +390,7 @@ impl Fs {
     pub(super) fn apply(&self, edits: Vec<Edit>) -> FsResult<()> {
         match self.journal().apply(edits) {
             Ok(_) => Ok(()),
+            Err(JournalError::Full) => Err(FsError::StagingFull),
             Err(error) => Err(FsError::Journal(error.to_string())),
         }
     }
@@ -431,6 +439,8 @@ impl Fs {
         inode: &Arc<Inode>,
         size: u64,
     ) -> FsResult<()> {
+        // Counts as a writer, so that a close meanwhile does not seal what is about to change.
+        let _writing = Writing::begin(inode);
         let passes_through = inode.state.lock().gate.passes_through();
         if size == 0 && !passes_through && inode.state.lock().staged().is_none() {
             self.start_empty(inode)?;

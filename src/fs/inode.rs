@@ -210,6 +210,31 @@ fn can_lease(file: &File) -> bool {
     }
 }
 
+/// Gives a file its own time of the last modification, which the journal does not tell while it is
+/// open: what is then written moves it.
+pub(super) fn keep_mtime(file: &File, attributes: &FileAttributes) -> io::Result<()> {
+    let times = std::fs::FileTimes::new();
+    attributes
+        .mtime
+        .map_or(Ok(()), |mtime| file.set_times(times.set_modified(mtime)))
+}
+
+/// Somebody changes a file without a handle.
+pub(super) struct Writing<'a>(&'a Inode);
+
+impl Writing<'_> {
+    pub(super) fn begin(inode: &Inode) -> Writing<'_> {
+        inode.state.lock().writers += 1;
+        Writing(inode)
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().writers -= 1;
+    }
+}
+
 impl Inode {
     /// Returns the attributes as the kernel is told them.
     pub(super) fn attr(&self) -> Attr {

@@ -274,19 +274,27 @@ impl Fs {
     /// prove that nobody can write it any more; until then it stays open.
     pub(super) fn close_version(self: &Arc<Self>, inode: &Arc<Inode>, passed_through: bool) {
         if passed_through && !no_writer_left(inode) {
-            let (fs, inode) = (self.clone(), inode.clone());
-            self.runtime.spawn(async move {
-                tokio::time::sleep(MAP_POLL).await;
-                fs.close_version(&inode, true);
-            });
+            self.close_version_later(inode, true);
             return;
         }
-        if let Err(error) = self.seal(inode) {
-            log::error!(
+        match self.seal(inode) {
+            Ok(()) => {}
+            Err(FsError::StagingFull) => self.close_version_later(inode, passed_through),
+            Err(error) => log::error!(
                 "closing {:?}: {error}; it stays open in the journal",
                 inode.ino
-            );
+            ),
         }
+    }
+
+    fn close_version_later(self: &Arc<Self>, inode: &Arc<Inode>, passed_through: bool) {
+        let (fs, inode) = (Arc::downgrade(self), inode.clone());
+        self.runtime.spawn(async move {
+            tokio::time::sleep(CLOSE_AGAIN).await;
+            if let Some(fs) = fs.upgrade() {
+                fs.close_version(&inode, passed_through);
+            }
+        });
     }
 
     /// Tells the journal that a file has no writer any more.
@@ -316,20 +324,19 @@ impl Fs {
         state.meta.mtime = state.meta.mtime.max(stored);
         let attributes = state.meta.to_attributes();
         let base = self.journal().record(&key).and_then(|record| record.base);
+        // A writer that comes now must make it open again, and waits for this change of the journal.
+        set_open(&mut state, false);
+        state.meta.size = length;
         drop(state);
         let change = Change::Put {
             file: staged.file.id(),
             state: PutState::Closed { length },
             attributes,
         };
-        self.apply(vec![Edit::Set { key, base, change }])?;
-        let mut state = inode.state.lock();
-        if let Content::Staged(staged) = &mut state.content {
-            staged.open = false;
-            staged.pristine = None;
+        if let Err(error) = self.apply(vec![Edit::Set { key, base, change }]) {
+            set_open(&mut inode.state.lock(), true);
+            return Err(error);
         }
-        state.meta.size = length;
-        drop(state);
         self.staging.sync_behind(staged.file);
         Ok(())
     }
@@ -396,8 +403,16 @@ impl Fs {
     }
 }
 
-/// How often a file with a map that may outlive its descriptor is looked at.
-const MAP_POLL: std::time::Duration = std::time::Duration::from_secs(1);
+fn set_open(state: &mut State, open: bool) {
+    if let Content::Staged(staged) = &mut state.content {
+        staged.open = open;
+        staged.pristine = None;
+    }
+}
+
+/// How often a file is looked at whose map may outlive its descriptor, or whose close finds no room
+/// in the journal.
+const CLOSE_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Whether nobody can write the staged file any more.
 fn no_writer_left(inode: &Inode) -> bool {
