@@ -4,8 +4,10 @@
 //! exit code: 0 done, 1 failed, 2 wrong use or settings.
 
 pub mod catalog;
+pub mod conflicts;
 mod find;
 pub mod mount;
+pub mod queue;
 pub mod status;
 pub mod umount;
 pub mod validate;
@@ -46,6 +48,10 @@ pub enum Command {
     Umount(umount::UmountArgs),
     /// Shows cache, upload queue, alerts, and whether it is safe to shut down.
     Status(status::StatusArgs),
+    /// Shows what waits for upload, how far it is and why it does not go; or tries it again.
+    Queue(queue::QueueArgs),
+    /// Lists the files that two sides changed: both versions are kept.
+    Conflicts(conflicts::ConflictsArgs),
     /// Checks the settings, and that the bucket can be reached with them.
     Validate,
     /// Indexes the local sample library.
@@ -94,6 +100,8 @@ fn run_command(opts: Opts) -> Result<(), Failure> {
         Command::Mount(args) => mount::run(args, opts.env_file),
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args, opts.env_file),
+        Command::Queue(args) => queue::run(&args, opts.env_file),
+        Command::Conflicts(args) => conflicts::run(&args, opts.env_file),
         Command::Validate => validate::run(opts.env_file),
         Command::Catalog(args) => catalog::run(&args, opts.env_file),
     }

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use super::queue::{ConflictEntry, Queue};
 use super::{
     Envelope, MAX_RESPONSE_BYTES, PROTOCOL_VERSION, Progress, Refusal, Request, Response,
     StatusDocument, with_socket_path,
@@ -58,6 +59,33 @@ impl Client {
         response
             .status
             .ok_or_else(|| malformed("no status in the answer").into())
+    }
+
+    /// Returns what waits for the bucket.
+    pub fn queue(mut self) -> Result<Queue, ClientError> {
+        self.send(Request::Queue)?;
+        let response = self.receive()?;
+        response
+            .queue
+            .ok_or_else(|| malformed("no queue in the answer").into())
+    }
+
+    /// Returns the conflicts.
+    pub fn conflicts(mut self) -> Result<Vec<ConflictEntry>, ClientError> {
+        self.send(Request::Conflicts)?;
+        let response = self.receive()?;
+        response
+            .conflicts
+            .ok_or_else(|| malformed("no conflicts in the answer").into())
+    }
+
+    /// Has parked entries tried again; returns how many there were.
+    pub fn retry(mut self, paths: Vec<String>) -> Result<u64, ClientError> {
+        self.send(Request::Retry { paths })?;
+        let response = self.receive()?;
+        response
+            .retried
+            .ok_or_else(|| malformed("no count in the answer").into())
     }
 
     /// Waits until everything is in the bucket, at most `timeout`. `progress` hears once in a

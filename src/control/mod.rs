@@ -17,6 +17,7 @@
 //! once more by the kernel's word for it.
 
 pub mod client;
+pub mod queue;
 pub mod registry;
 pub mod server;
 pub mod status;
@@ -28,6 +29,8 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+
+use self::queue::{ConflictEntry, Queue};
 
 pub use status::{
     CacheStatus, MountIdentity, OperationsStatus, Report, StatusDocument, UploadStatus,
@@ -51,6 +54,23 @@ pub trait StatusSource: Send + Sync {
     /// Returns what is known now, without asking the bucket.
     fn report(&self) -> Report;
 
+    /// Returns what waits for the bucket.
+    fn queue(&self) -> Queue {
+        Queue::default()
+    }
+
+    /// Returns the conflicts that nobody has dealt with yet.
+    fn conflicts(&self) -> Vec<ConflictEntry> {
+        Vec::new()
+    }
+
+    /// Has parked entries tried again: those of `paths`, or all if there are none. Returns how
+    /// many there were.
+    fn retry(&self, paths: &[String]) -> u64 {
+        let _ = paths;
+        0
+    }
+
     /// Sends what waits without its quiet time, and returns when nothing is left that is not in
     /// the bucket: neither queued nor unsealed. May wait for ever; the caller sets a deadline.
     async fn sync(&self);
@@ -62,6 +82,15 @@ pub trait StatusSource: Send + Sync {
 pub enum Request {
     /// The status document.
     Status,
+    /// What waits for the bucket.
+    Queue,
+    /// The conflicts.
+    Conflicts,
+    /// To try parked entries again.
+    Retry {
+        /// Which; all if empty.
+        paths: Vec<String>,
+    },
     /// To wait until the queue is empty.
     Sync {
         /// How long at most.
@@ -122,6 +151,12 @@ struct Response {
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<StatusDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<Queue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conflicts: Option<Vec<ConflictEntry>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retried: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<Progress>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Refusal>,
@@ -133,6 +168,9 @@ impl Response {
             v: PROTOCOL_VERSION,
             ok: None,
             status: None,
+            queue: None,
+            conflicts: None,
+            retried: None,
             progress: None,
             error: None,
         }

@@ -129,6 +129,39 @@ impl Server {
                 };
                 send(&mut writer, &response).await
             }
+            Ok(Request::Queue) => {
+                let queue = Some(self.source.queue());
+                send(
+                    &mut writer,
+                    &Response {
+                        queue,
+                        ..Response::done()
+                    },
+                )
+                .await
+            }
+            Ok(Request::Conflicts) => {
+                let conflicts = Some(self.source.conflicts());
+                send(
+                    &mut writer,
+                    &Response {
+                        conflicts,
+                        ..Response::done()
+                    },
+                )
+                .await
+            }
+            Ok(Request::Retry { paths }) => {
+                let retried = Some(self.source.retry(&paths));
+                send(
+                    &mut writer,
+                    &Response {
+                        retried,
+                        ..Response::done()
+                    },
+                )
+                .await
+            }
             Ok(Request::Sync { timeout_seconds }) => self.sync(&mut writer, timeout_seconds).await,
             Ok(Request::Shutdown) => {
                 let sent = send(&mut writer, &Response::done()).await;

@@ -3,25 +3,28 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::runtime::Handle;
 
 use super::{MountError, Parts, Service, check_bucket, r2_store};
 use crate::cache::{Cache, CacheOptions};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Backend, Config, MountOptions};
+use crate::control::queue::{ConflictEntry, MAX_ENTRIES, Operation, Queue, QueueEntry, State};
 use crate::control::{CacheStatus, OperationsStatus, Report, StatusSource, UploadStatus};
 use crate::fs::{Fs, FsOptions, FsParts};
 use crate::fuse::{DeviceRegistrar, Fuse};
 use crate::metrics::Operations;
-use crate::staging::{Confirmed, Identity, JournalResult, Record, Sealed, Staging};
+use crate::staging::{Change, Confirmed, Identity, JournalResult, Record, Sealed, Staging};
 use crate::store::counted::CountedStore;
 use crate::store::fallback::{FallbackStore, HiddenKeys, UploadView};
 use crate::store::local::LocalStore;
 use crate::store::retry::{RetryPolicy, RetryStore, SystemSleeper};
-use crate::store::{ETag, ObjectInfo, ObjectStore};
+use crate::store::{ETag, Key, ObjectInfo, ObjectStore};
 use crate::uploader::{Confirm, UploadOptions, Uploader};
 
 /// How long a read is tried again when a local copy stands behind the bucket: within the look-up's
@@ -283,6 +286,49 @@ impl StatusSource for Running {
         }
     }
 
+    fn queue(&self) -> Queue {
+        let now = SystemTime::now();
+        let mut records = self.staging.journal().records();
+        records.sort_by_key(|record| record.changed_at);
+        let left_out = records.len().saturating_sub(MAX_ENTRIES) as u64;
+        records.truncate(MAX_ENTRIES);
+        let entries = records
+            .into_iter()
+            .map(|record| queue_entry(record, now))
+            .collect();
+        Queue { entries, left_out }
+    }
+
+    fn conflicts(&self) -> Vec<ConflictEntry> {
+        let conflicts = self.staging.journal().conflicts();
+        conflicts
+            .into_iter()
+            .take(MAX_ENTRIES)
+            .map(|conflict| ConflictEntry {
+                path: conflict.key.to_string(),
+                copy: conflict.copy.to_string(),
+                found_at: OffsetDateTime::from(conflict.found_at)
+                    .format(&Rfc3339)
+                    .unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    fn retry(&self, paths: &[String]) -> u64 {
+        let journal = self.staging.journal();
+        let wanted = |key: &Key| paths.is_empty() || paths.iter().any(|path| path == key.as_str());
+        let mut retried = 0;
+        for record in journal.records() {
+            if record.parked.is_some() && wanted(&record.key) {
+                match journal.unpark(&record.key) {
+                    Ok(unparked) => retried += u64::from(unparked),
+                    Err(error) => log::error!("{}: {error}", record.key),
+                }
+            }
+        }
+        retried
+    }
+
     async fn sync(&self) {
         const LOOK_AGAIN: Duration = Duration::from_secs(60);
         loop {
@@ -292,6 +338,33 @@ impl StatusSource for Running {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+}
+
+fn queue_entry(record: Record, now: SystemTime) -> QueueEntry {
+    let operation = match &record.change {
+        Change::Put { .. } => Operation::Upload,
+        Change::Folder { .. } => Operation::Folder,
+        Change::Copy { source, .. } if source.key == record.key => Operation::Attributes,
+        Change::Copy { .. } => Operation::Rename,
+        Change::Delete => Operation::Delete,
+    };
+    let state = match (&record.parked, record.change.is_open()) {
+        (Some(_), _) => State::Parked,
+        (None, true) => State::Open,
+        (None, false) => State::Waiting,
+    };
+    QueueEntry {
+        operation,
+        state,
+        bytes: record.change.length(),
+        waiting_seconds: now
+            .duration_since(record.changed_at)
+            .unwrap_or_default()
+            .as_secs(),
+        attempts: record.attempts,
+        path: record.key.to_string(),
+        reason: record.parked.or(record.last_error),
     }
 }
 

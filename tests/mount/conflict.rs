@@ -42,6 +42,14 @@ fn an_edit_of_a_file_that_another_changed_keeps_both() {
         model.get(&format!("projects/{copy}")).unwrap().bytes,
         "ours"
     );
+    let told = String::from_utf8(mount.run(&["conflicts"]).stdout).unwrap();
+    assert!(
+        told.contains(&format!("ours is kept as projects/{copy}")),
+        "{told}"
+    );
+    let json = mount.run(&["conflicts", "--json"]).stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json[0]["path"], "projects/song.rpp");
     // Whoever deals with the copy has dealt with the conflict.
     fs::remove_file(mount.path(&format!("projects/{copy}"))).unwrap();
     mount.wait_for("no conflict", |status| status["conflicts"] == 0);
@@ -105,4 +113,35 @@ fn an_edit_of_a_file_that_another_deleted_is_kept_under_its_name() {
     mount.wait_uploaded();
     assert_eq!(model.get("projects/song.rpp").unwrap().bytes, "ours");
     assert_eq!(mount.status()["conflicts"], 0);
+}
+
+#[test]
+fn the_queue_tells_what_waits_and_why() {
+    let model = R2Model::start();
+    let mount = Mount::of(&model);
+    let told = String::from_utf8(mount.run(&["queue"]).stdout).unwrap();
+    assert_eq!(told, "nothing waits\n");
+    let denied = model.add_fault(
+        r2_model::FaultRule::new(r2_model::Fault::error("EntityTooLarge"))
+            .on(&[r2_model::Operation::PutObject]),
+    );
+    fs::write(mount.path("layers/a.wav"), "ours").unwrap();
+    mount.wait_for("it is parked", |status| status["uploads"]["parked"] == 1);
+    let json = mount.run(&["queue", "--json"]).stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let entry = &json["entries"][0];
+    assert_eq!(entry["path"], "layers/a.wav");
+    assert_eq!(entry["state"], "parked");
+    assert!(
+        entry["reason"].as_str().unwrap().contains("too large"),
+        "{entry}"
+    );
+    assert_eq!(fs::read(mount.path("layers/a.wav")).unwrap(), b"ours");
+    model.clear_fault(denied);
+    let retried = mount.run(&["queue", "retry", "layers/a.wav"]);
+    assert!(retried.status.success());
+    mount.wait_uploaded();
+    assert_eq!(model.get("layers/a.wav").unwrap().bytes, "ours");
+    let nothing = mount.run(&["queue", "retry", "layers/a.wav"]);
+    assert_eq!(nothing.status.code(), Some(1));
 }

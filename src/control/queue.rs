@@ -1,0 +1,74 @@
+//! What waits for the bucket, and what two sides changed: the answers behind `queue` and
+//! `conflicts`.
+
+use serde::{Deserialize, Serialize};
+
+/// The most entries that one answer holds; a longer queue says how much it left out.
+pub const MAX_ENTRIES: usize = 5_000;
+
+/// What is on its way into the bucket.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    /// The oldest first.
+    pub entries: Vec<QueueEntry>,
+    /// How many more there are.
+    pub left_out: u64,
+}
+
+/// One key that the bucket does not hold yet as it should.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueEntry {
+    /// The path below the mount point; a folder's ends in `/`.
+    pub path: String,
+    /// What is to be done.
+    pub operation: Operation,
+    /// Whether it may be done.
+    pub state: State,
+    /// The bytes to be sent.
+    pub bytes: u64,
+    /// For how long it has waited.
+    pub waiting_seconds: u64,
+    /// How often it was tried in vain.
+    pub attempts: u32,
+    /// Why it is parked, or why the last try failed.
+    pub reason: Option<String>,
+}
+
+/// What is to be done with a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// Its bytes are sent.
+    Upload,
+    /// A folder is made.
+    Folder,
+    /// It becomes a copy of another object, which is what a rename is in the bucket.
+    Rename,
+    /// Its attributes are changed.
+    Attributes,
+    /// It is deleted.
+    Delete,
+}
+
+/// How far a key's operation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// The file is open for writing.
+    Open,
+    /// It goes by itself.
+    Waiting,
+    /// It cannot succeed as things are: kept, and tried again when asked to.
+    Parked,
+}
+
+/// Two versions of one file, both kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictEntry {
+    /// The name that both wanted, which shows the other side's version.
+    pub path: String,
+    /// Where ours is.
+    pub copy: String,
+    /// When it was found, RFC 3339 in UTC.
+    pub found_at: String,
+}
