@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::attr::{Attr, Caller, Fh, Ino, Kind, SetAttr};
 use super::inode::{Content, Inode, Meta, Staged, State, Writer};
 use super::open::OpenFlags;
-use super::{Created, Fs, name};
+use super::{Created, Fs, folder, name};
 use crate::error::{FsError, FsResult};
 use crate::staging::{Change, Edit, PutState, StagedFile};
 use crate::store::attributes::FileAttributes;
@@ -135,6 +135,8 @@ impl Fs {
         });
         tree.insert_file(parent, name, &inode, instant);
         tree.looked_up(inode.ino);
+        drop(tree);
+        self.touch_folder(parent);
         Ok(inode)
     }
 
@@ -171,13 +173,15 @@ impl Fs {
         let change = Change::Folder {
             attributes: attributes.clone(),
         };
-        self.apply(vec![Edit::Set { key, base, change }])?;
+        let kept = folder::keep(key.clone(), attributes.clone());
+        self.apply(vec![Edit::Set { key, base, change }, kept])?;
         let now = self.clock.instant();
         let mut tree = self.tree.lock();
         let ino = tree.insert_folder(parent, name, now);
         if let Some(dir) = tree.dir_mut(ino) {
             // A folder made here is known to be empty.
             dir.loaded = true;
+            dir.attributes_known = true;
             dir.listed_at = Some(now);
         }
         tree.looked_up(ino);
@@ -274,7 +278,7 @@ impl Fs {
         let key = tree.key(ino).ok_or(FsError::NotFound)?;
         drop(tree);
         let edit = self.marker_removal(&key, marker);
-        self.apply(vec![edit])?;
+        self.apply(vec![edit, folder::forget(key)])?;
         self.tree.lock().remove(parent, name, self.clock.instant());
         self.touch_folder(parent);
         Ok(())
@@ -417,34 +421,21 @@ impl Fs {
             };
             return self.apply(vec![Edit::Set { key, base, change }]);
         }
-        // A folder: where it has a marker of its own, that carries them.
+        // A folder: where it has a marker of its own, that carries them too.
         let marker = self
             .tree
             .lock()
             .dir(inode.ino)
             .and_then(|dir| dir.marker.clone());
-        let base = record
-            .as_ref()
-            .map_or(marker.clone(), |record| record.base.clone());
-        if record.is_none() && marker.is_none() {
-            return Ok(());
+        let mut edits = vec![folder::keep(key.clone(), attributes.clone())];
+        if record.is_some() || marker.is_some() {
+            edits.push(Edit::Set {
+                key,
+                base: record.map_or(marker, |record| record.base),
+                change: Change::Folder { attributes },
+            });
         }
-        self.apply(vec![Edit::Set {
-            key,
-            base,
-            change: Change::Folder { attributes },
-        }])
-    }
-
-    /// A folder's own times move when a name in it changes; they are not worth an upload.
-    pub(super) fn touch_folder(&self, ino: Ino) {
-        let Some(inode) = self.tree.lock().inode(ino).cloned() else {
-            return;
-        };
-        let now = self.clock.now();
-        let mut state = inode.state.lock();
-        state.meta.mtime = now;
-        state.meta.ctime = now;
+        self.apply(edits)
     }
 
     /// Returns the local tree and its folder in which a name is to be made or removed, if it stays

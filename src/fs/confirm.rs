@@ -162,7 +162,11 @@ impl Fs {
                 if fs.stopping.load(Ordering::Relaxed) {
                     return;
                 }
-                let _ = tokio::task::spawn_blocking(move || fs.carry_out_releases()).await;
+                let work = move || {
+                    fs.keep_touched_folders();
+                    fs.carry_out_releases();
+                };
+                let _ = tokio::task::spawn_blocking(work).await;
             }
         });
     }
@@ -269,6 +273,7 @@ impl Fs {
                 self.close_version(&inode, false);
             }
         }
+        self.keep_touched_folders();
         self.carry_out_releases();
     }
 }

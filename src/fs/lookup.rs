@@ -72,7 +72,9 @@ impl Fs {
             tree.looked_up(inode.ino);
             (inode, fresh)
         };
-        if fresh {
+        if inode.kind == Kind::Folder {
+            self.apply_folder_attributes(&inode);
+        } else if fresh {
             self.apply_kept_attributes(&inode);
         }
         Some(inode.attr())

@@ -14,6 +14,7 @@ mod confirm;
 mod conflict;
 mod data;
 mod directory;
+mod folder;
 mod handle;
 mod inode;
 mod listing;
@@ -28,6 +29,7 @@ mod tree;
 
 pub use self::open::OpenFlags;
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -129,6 +131,8 @@ pub struct Fs {
     registrar: OnceLock<Arc<dyn Registrar>>,
     notes: OnceLock<std::sync::mpsc::Sender<KernelNote>>,
     last_failure: Mutex<Option<Instant>>,
+    /// Folders whose times have moved and are not kept yet.
+    touched: Mutex<HashSet<Ino>>,
     /// Read requests that came to this process: passthrough reads do not.
     reads: AtomicU64,
     passthrough_opens: AtomicU64,
@@ -178,6 +182,7 @@ impl Fs {
             registrar: OnceLock::new(),
             notes: OnceLock::new(),
             last_failure: Mutex::default(),
+            touched: Mutex::default(),
             reads: AtomicU64::new(0),
             passthrough_opens: AtomicU64::new(0),
             stopping: AtomicBool::new(false),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Fs;
 use super::attr::{Ino, Kind};
+use super::folder;
 use super::inode::{Content, Inode, Remote};
 use super::name::{self, fold};
 use crate::error::{FsError, FsResult};
@@ -278,10 +279,11 @@ impl Fs {
         }
         let source = Key::new(old).ok_or(FsError::NameTooLong)?;
         let target = Key::new(new).ok_or(FsError::NameTooLong)?;
-        let attributes = match self.tree.lock().inode(ino) {
-            Some(inode) => inode.state.lock().meta.to_attributes(),
-            None => return Err(FsError::Stale),
-        };
+        let inode = self.inode(ino)?;
+        self.apply_folder_attributes(&inode);
+        let attributes = inode.state.lock().meta.to_attributes();
+        edits.push(folder::keep(target.clone(), attributes.clone()));
+        edits.push(folder::forget(source.clone()));
         let base = self.base_of(&target, None);
         edits.push(Edit::Set {
             key: target,

@@ -58,6 +58,8 @@ pub(super) struct Dir {
     pub(super) loaded: bool,
     /// When the last change of our own below it was done in the bucket.
     pub(super) uploaded_at: Option<Instant>,
+    /// Whether its kept attributes have been given to its inode.
+    pub(super) attributes_known: bool,
     /// The tag of the folder's marker object, if there is one.
     pub(super) marker: Option<ETag>,
 }

@@ -203,7 +203,8 @@ pub enum Edit {
         /// The copy.
         copy: Key,
     },
-    /// Keeps what a listing will not tell about a version. One version a key is kept.
+    /// Keeps what a listing will not tell about a version. One version a key is kept; attributes
+    /// of which none is known forget it.
     KeepAttributes {
         /// The version.
         version: ObjectVersion,

@@ -3,6 +3,7 @@
 //! cache, when every byte comes from the bucket.
 
 mod audio;
+mod copies;
 mod databases;
 mod saving;
 mod versions;

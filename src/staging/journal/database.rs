@@ -342,6 +342,10 @@ fn write_attributes(
     attributes: &FileAttributes,
 ) -> JournalResult<()> {
     let (folder, name) = split(&version.key);
+    if *attributes == FileAttributes::default() {
+        let sql = "DELETE FROM attributes WHERE folder = ?1 AND name = ?2";
+        return run(connection.prepare_cached(sql), params![folder, name]);
+    }
     let sql = "INSERT OR REPLACE INTO attributes \
                (folder, name, key, etag, mtime, mode, uid, gid) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";

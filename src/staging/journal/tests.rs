@@ -318,6 +318,12 @@ fn attributes_are_kept_for_the_last_version() {
         ]
     );
     assert_eq!(journal.attributes_below("").len(), 1);
+    let forget = Edit::KeepAttributes {
+        version: version("top", "1"),
+        attributes: FileAttributes::default(),
+    };
+    journal.apply(vec![forget]).unwrap();
+    assert_eq!(journal.attributes_below("").len(), 0);
 }
 
 #[test]
