@@ -262,7 +262,9 @@ impl Fs {
     /// are moved.
     pub fn shutdown(self: &Arc<Self>) {
         self.stopping.store(true, Ordering::Relaxed);
-        for inode in self.tree.lock().inodes() {
+        // Bound first: closing a version takes the tree's lock.
+        let inodes = self.tree.lock().inodes();
+        for inode in inodes {
             let open = inode
                 .state
                 .lock()
@@ -270,7 +272,7 @@ impl Fs {
                 .is_some_and(|staged| staged.open);
             if open {
                 inode.state.lock().writers = 0;
-                self.close_version(&inode, false);
+                self.close_version(&inode);
             }
         }
         self.keep_touched_folders();

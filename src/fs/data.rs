@@ -131,7 +131,13 @@ impl Fs {
         };
         let now = self.clock.now();
         let mut state = handle.inode.state.lock();
-        state.meta.size = state.meta.size.max(offset + written as u64);
+        let end = offset + written as u64;
+        // The disk knows what became of it beside a truncation.
+        let length = state.staged().map(|staged| staged.file.file().metadata());
+        state.meta.size = match length {
+            Some(Ok(status)) => status.len(),
+            _ => state.meta.size.max(end),
+        };
         state.meta.mtime = now;
         state.meta.ctime = now;
         Some(Ok(written))
@@ -204,6 +210,7 @@ impl Fs {
                     Content::Folder => return Err(FsError::IsADirectory),
                     Content::Staged(staged) if staged.open => return Ok(()),
                     Content::Staged(_) => None,
+                    Content::Remote(_) if state.superseded => return Err(FsError::Stale),
                     Content::Remote(remote) => Some((remote.clone(), state.meta.size)),
                 }
             };
@@ -255,7 +262,7 @@ impl Fs {
         cached: &Arc<CacheFile>,
     ) -> FsResult<bool> {
         let _changes = self.changes.lock();
-        let key = self.tree.lock().key(inode.ino);
+        let key = self.key_to_write(inode)?;
         let (passes_through, attributes) = {
             let state = inode.state.lock();
             if state
@@ -424,12 +431,8 @@ impl Fs {
     /// Sets a file's length; a version is settled at once when nobody has it open for writing.
     pub(super) async fn truncate(self: &Arc<Self>, inode: &Arc<Inode>, size: u64) -> FsResult<()> {
         self.truncate_content(inode, size).await?;
-        let (idle, passes_through) = {
-            let state = inode.state.lock();
-            (state.writers == 0, state.gate.passes_through())
-        };
-        if idle {
-            self.close_version(inode, passes_through);
+        if inode.state.lock().writers == 0 {
+            self.close_version(inode);
         }
         Ok(())
     }
@@ -441,38 +444,46 @@ impl Fs {
     ) -> FsResult<()> {
         // Counts as a writer, so that a close meanwhile does not seal what is about to change.
         let _writing = Writing::begin(inode);
-        let passes_through = inode.state.lock().gate.passes_through();
-        if size == 0 && !passes_through && inode.state.lock().staged().is_none() {
-            self.start_empty(inode)?;
-        } else {
-            self.make_writable(inode).await?;
-        }
-        let writable = match &mut inode.state.lock().content {
-            Content::Staged(staged) => {
-                staged.file.touch();
-                staged.writable()?
+        while !self.try_truncate(inode, size)? {
+            if size > 0 || !self.start_empty(inode)? {
+                self.make_writable(inode).await?;
             }
-            Content::Remote(_) | Content::Folder => return Err(FsError::Stale),
-        };
-        writable.file().set_len(size)?;
-        let now = self.clock.now();
-        let mut state = inode.state.lock();
-        state.meta.size = size;
-        state.meta.mtime = now;
-        state.meta.ctime = now;
+        }
         Ok(())
     }
 
-    /// Replaces what is in the bucket by an empty staged file: no base is needed for that.
-    fn start_empty(&self, inode: &Inode) -> FsResult<()> {
+    /// Sets the length of a file that is open in the journal; false if it is not.
+    fn try_truncate(&self, inode: &Inode, size: u64) -> FsResult<bool> {
+        let mut state = inode.state.lock();
+        let writable = match &mut state.content {
+            Content::Staged(staged) if staged.open => {
+                staged.file.touch();
+                staged.writable()?
+            }
+            Content::Folder => return Err(FsError::IsADirectory),
+            Content::Staged(_) | Content::Remote(_) => return Ok(false),
+        };
+        writable.file().set_len(size)?;
+        let now = self.clock.now();
+        state.meta.size = size;
+        state.meta.mtime = now;
+        state.meta.ctime = now;
+        Ok(true)
+    }
+
+    /// Replaces what is in the bucket by an empty staged file: no base is needed for that. False if
+    /// the bytes are not in the bucket, or readers pass through to them.
+    fn start_empty(&self, inode: &Inode) -> FsResult<bool> {
         let _changes = self.changes.lock();
-        let key = self.tree.lock().key(inode.ino);
+        let key = self.key_to_write(inode)?;
         let (remote, attributes) = {
             let state = inode.state.lock();
-            let Content::Remote(remote) = &state.content else {
-                return Ok(());
-            };
-            (remote.clone(), state.meta.to_attributes())
+            match &state.content {
+                Content::Remote(remote) if !state.gate.passes_through() => {
+                    (remote.clone(), state.meta.to_attributes())
+                }
+                _ => return Ok(false),
+            }
         };
         let file = self.staging.create_file()?;
         match key {
@@ -483,7 +494,21 @@ impl Fs {
             None => self.discard(&file)?,
         }
         self.mark_open(inode, file, Writer::Own, None);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Returns the key that a file's bytes go to; none if it was removed here, so that they live as
+    /// long as its handles. What others have replaced or removed takes no writes any more: they
+    /// would reach nobody.
+    fn key_to_write(&self, inode: &Inode) -> FsResult<Option<Key>> {
+        let tree = self.tree.lock();
+        let key = tree.key(inode.ino);
+        let state = inode.state.lock();
+        let removed_here = tree.place(inode.ino).is_none() && !state.superseded;
+        if key.is_none() && !removed_here && state.remote().is_some() {
+            return Err(FsError::Stale);
+        }
+        Ok(key)
     }
 
     /// Reserves or frees room in a file (fallocate(2)), as far as the disk below can.

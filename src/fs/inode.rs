@@ -157,7 +157,8 @@ impl Staged {
 
     /// Whether nobody can write the bytes any more, proved by a read lease: the kernel refuses one
     /// while a descriptor or a shared map can write (fcntl(2), `F_SETLEASE`). Our own writable
-    /// descriptor is given up for it.
+    /// descriptor is given up for it. It does not matter how the last handle did its I/O: the map
+    /// may be of an earlier one. A disk that knows no leases leaves it at the closed handles.
     pub(super) fn has_no_writer(&mut self) -> bool {
         match &mut self.writer {
             Writer::Own => true,
@@ -202,11 +203,11 @@ fn can_lease(file: &File) -> bool {
     // lease broken meanwhile would signal SIGIO, which ends a process; SIGURG is ignored.
     unsafe {
         libc::fcntl(fd, F_SETSIG, libc::SIGURG);
-        let granted = libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) == 0;
-        if granted {
-            libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK);
+        if libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) != 0 {
+            return io::Error::last_os_error().raw_os_error() != Some(libc::EAGAIN);
         }
-        granted
+        libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK);
+        true
     }
 }
 

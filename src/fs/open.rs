@@ -11,7 +11,7 @@ use super::passthrough::{IoChoice, Open};
 use super::{Fs, Opened};
 use crate::cache::{CacheFile, ReadStream};
 use crate::error::{FsError, FsResult};
-use crate::staging::{Change, Edit, PutState};
+use crate::staging::{Change, Edit, PutState, StagedFile};
 use crate::store::{ObjectVersion, ReadCondition, StoreError};
 
 /// What an open file is for.
@@ -137,6 +137,10 @@ impl Fs {
             let Content::Remote(remote) = &state.content else {
                 return Ok(());
             };
+            if state.writers > 0 {
+                // It keeps the name until they have closed it.
+                return Ok(());
+            }
             let age = self
                 .clock
                 .instant()
@@ -256,30 +260,29 @@ impl Fs {
 
     fn release_file(self: &Arc<Self>, handle: &FileHandle) {
         let inode = &handle.inode;
-        let passed_through = {
+        {
             let mut state = inode.state.lock();
-            let passed_through = state.gate.passes_through();
             state.gate.close();
             state.writers -= u32::from(handle.writes);
-            passed_through
-        };
+        }
         if handle.writes {
-            self.close_version(inode, passed_through);
+            self.close_version(inode);
         }
         self.tree.lock().release_memory(inode.ino);
     }
 
     /// No writer is left, it seems: the version is settled and handed to the uploader. A shared
-    /// map outlives its descriptor when the kernel passes through, so in that case the file must
-    /// prove that nobody can write it any more; until then it stays open.
-    pub(super) fn close_version(self: &Arc<Self>, inode: &Arc<Inode>, passed_through: bool) {
-        if passed_through && !no_writer_left(inode) {
-            self.close_version_later(inode, true);
+    /// map outlives its descriptor when the kernel passes through, so the file must prove that
+    /// nobody can write it any more, also when only an earlier handle passed through; until then
+    /// it stays open.
+    pub(super) fn close_version(self: &Arc<Self>, inode: &Arc<Inode>) {
+        if !no_writer_left(inode) {
+            self.close_version_later(inode);
             return;
         }
         match self.seal(inode) {
             Ok(()) => {}
-            Err(FsError::StagingFull) => self.close_version_later(inode, passed_through),
+            Err(FsError::StagingFull) => self.close_version_later(inode),
             Err(error) => log::error!(
                 "closing {:?}: {error}; it stays open in the journal",
                 inode.ino
@@ -287,12 +290,12 @@ impl Fs {
         }
     }
 
-    fn close_version_later(self: &Arc<Self>, inode: &Arc<Inode>, passed_through: bool) {
+    fn close_version_later(self: &Arc<Self>, inode: &Arc<Inode>) {
         let (fs, inode) = (Arc::downgrade(self), inode.clone());
         self.runtime.spawn(async move {
             tokio::time::sleep(CLOSE_AGAIN).await;
             if let Some(fs) = fs.upgrade() {
-                fs.close_version(&inode, passed_through);
+                fs.close_version(&inode);
             }
         });
     }
@@ -313,20 +316,20 @@ impl Fs {
         }
         let Some(key) = key else { return Ok(()) };
         let staged = staged.clone();
-        let length = staged.file.file().metadata()?.len();
         if let Some(pristine) = &staged.pristine
             && is_untouched(&staged.file, pristine)
         {
             return self.give_back(&mut state, &key, pristine.version.clone());
         }
+        let status = staged.file.file().metadata()?;
+        let length = status.len();
         // A store through a map moved the file's own time only.
-        let stored = staged.file.file().metadata()?.modified()?;
-        state.meta.mtime = state.meta.mtime.max(stored);
+        state.meta.mtime = state.meta.mtime.max(status.modified()?);
+        state.meta.size = length;
         let attributes = state.meta.to_attributes();
         let base = self.journal().record(&key).and_then(|record| record.base);
         // A writer that comes now must make it open again, and waits for this change of the journal.
         set_open(&mut state, false);
-        state.meta.size = length;
         drop(state);
         let change = Change::Put {
             file: staged.file.id(),
@@ -414,16 +417,21 @@ fn set_open(state: &mut State, open: bool) {
 /// in the journal.
 const CLOSE_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Whether nobody can write the staged file any more.
+/// Whether nobody can write the staged file any more, as far as its handles do not tell.
 fn no_writer_left(inode: &Inode) -> bool {
-    match &mut inode.state.lock().content {
+    let mut state = inode.state.lock();
+    if state.writers > 0 {
+        // The last of them closes the version.
+        return true;
+    }
+    match &mut state.content {
         Content::Staged(staged) => staged.has_no_writer(),
         Content::Remote(_) | Content::Folder => true,
     }
 }
 
 /// Whether a file that was taken from the cache still has the bytes it had then.
-fn is_untouched(file: &crate::staging::StagedFile, pristine: &Pristine) -> bool {
+fn is_untouched(file: &StagedFile, pristine: &Pristine) -> bool {
     // Synced first, so that a store through a map moves the modification time.
     file.generation() == pristine.generation
         && file.file().sync_data().is_ok()

@@ -86,7 +86,7 @@ impl Tree {
             .and_then(|dir| dir.entry(name))
             .cloned();
         if let Some(entry) = known {
-            if entry.kind == Kind::Folder {
+            if entry.kind == Kind::Folder || self.is_written(&entry) {
                 return;
             }
             self.detach(parent, &entry, stale);
@@ -125,6 +125,8 @@ impl Tree {
                     return;
                 }
                 ino = Some(entry.ino);
+            } else if self.is_written(&entry) {
+                return;
             } else {
                 self.detach(parent, &entry, stale);
             }
@@ -154,6 +156,13 @@ impl Tree {
             .is_some_and(|remote| remote.version == listed.version)
     }
 
+    /// Whether somebody has a file open for writing: it keeps its name, so that what is written is
+    /// uploaded on top of the version it was opened with, and both are kept.
+    fn is_written(&self, entry: &Entry) -> bool {
+        let node = self.nodes.get(&entry.ino);
+        node.is_some_and(|node| node.inode.state.lock().writers > 0)
+    }
+
     fn drop_unlisted(
         &mut self,
         ino: Ino,
@@ -169,6 +178,7 @@ impl Tree {
             .iter()
             .filter(|(name, _)| !seen.contains(&***name) && !keep.contains(&***name))
             .map(|(_, entry)| entry.clone())
+            .filter(|entry| !self.is_written(entry))
             .collect();
         for entry in gone {
             self.detach(ino, &entry, stale);
