@@ -124,6 +124,24 @@ impl Cache {
         self.leave_place(&mut place, content);
         Ok(())
     }
+
+    /// See [`Cache::take_lost`].
+    pub(super) fn take_lost_file(&self, id: FileId, to: &Path) -> io::Result<()> {
+        let from = self.path_of(id);
+        match fs::rename(&from, to) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                let mut original = open(&from, false)?;
+                disk::write_atomic_with(to, |copy| io::copy(&mut original, copy).map(drop))?;
+                remove_file(&from);
+            }
+            renamed => renamed?,
+        }
+        self.logged(self.index().remove(id));
+        if let Some((files, bytes)) = self.logged(self.index().totals()) {
+            self.usage.reset(files, bytes);
+        }
+        Ok(())
+    }
 }
 
 /// Renames into a directory that is made anew if it is gone.

@@ -301,6 +301,14 @@ impl Cache {
         self.take_file(file, to)
     }
 
+    /// Takes out by its id a file that was to be taken when the process died. For the start, when
+    /// nobody has it open; that it is whole is the caller's knowledge.
+    ///
+    /// Fails with `NotFound` if it is not here.
+    pub fn take_lost(&self, id: FileId, to: &Path) -> io::Result<()> {
+        self.take_lost_file(id, to)
+    }
+
     /// Drops an entry; open handles keep reading their descriptor.
     pub fn forget(&self, version: &ObjectVersion) {
         self.forget_version(version);

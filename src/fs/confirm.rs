@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::Fs;
 use super::inode::{Content, Inode, Remote, reopen};
 use super::listing::listed_from_info;
-use crate::staging::{Change, Confirmed, Edit, JournalResult, Record, Released, Replay};
+use crate::error::{FsError, FsResult};
+use crate::staging::{Change, Confirmed, Edit, JournalResult, PutState, Record, Released, Replay};
 use crate::store::{ETag, ObjectInfo, ObjectVersion};
 
 /// How often released files are moved or removed; each batch costs one sync of the journal.
@@ -245,7 +246,13 @@ impl Fs {
                 }
                 continue;
             }
-            log::error!("{}: its staged bytes are missing", record.key);
+            match self.take_lost(&record) {
+                Ok(()) => {
+                    log::info!("{}: its bytes were found in the cache", record.key);
+                    continue;
+                }
+                Err(error) => log::error!("{}: its staged bytes are missing: {error}", record.key),
+            }
             let parked = self
                 .journal()
                 .park(&record.key, record.seq, "staged bytes are missing");
@@ -256,6 +263,31 @@ impl Fs {
         for orphan in replay.orphans {
             log::warn!("a staged file that no record needs is kept: {orphan:?}");
         }
+    }
+
+    /// The process died, or the power went, between the commit that made a cache file a staged one
+    /// and its rename. The record may not be given up: what it replaced may have gone since.
+    fn take_lost(&self, record: &Record) -> FsResult<()> {
+        let Change::Put {
+            file, attributes, ..
+        } = &record.change
+        else {
+            return Err(FsError::NotFound);
+        };
+        let path = self.staging.path(*file);
+        self.cache.take_lost(*file, &path)?;
+        let bytes = std::fs::File::options().read(true).write(true).open(path)?;
+        let length = bytes.metadata()?.len();
+        let staged = self.staging.received(*file, bytes);
+        let change = Change::Put {
+            file: *file,
+            state: PutState::Closed { length },
+            attributes: attributes.clone(),
+        };
+        let (key, base) = (record.key.clone(), record.base.clone());
+        self.apply(vec![Edit::Set { key, base, change }])?;
+        self.staging.sync_behind(staged);
+        Ok(())
     }
 
     /// After the unmount no writer is left: whatever is still open is settled, and released files
