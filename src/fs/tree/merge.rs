@@ -62,14 +62,14 @@ impl Tree {
             let folded = fold(name);
             seen.insert(folded.to_string());
             if !keep.contains(&*folded) {
-                self.list_folder(ino, name, begun, &mut stale);
+                self.list_folder(ino, name, (begun, listing.complete), &mut stale);
             }
         }
         for (name, listed) in listing.files {
             let folded = fold(&name).into_owned();
             // A folder wins the name over an object.
             if !keep.contains(&folded) && !seen.contains(&folded) {
-                self.list_file(ino, &name, listed, &mut stale);
+                self.list_file(ino, &name, listed, listing.complete, &mut stale);
             }
             seen.insert(folded);
         }
@@ -79,14 +79,22 @@ impl Tree {
         stale
     }
 
-    fn list_folder(&mut self, parent: Ino, name: &str, begun: Instant, stale: &mut Vec<Stale>) {
+    /// What is known goes only for what a complete listing shows: one of the local copies alone says
+    /// nothing about the bucket.
+    fn list_folder(
+        &mut self,
+        parent: Ino,
+        name: &str,
+        (begun, complete): (Instant, bool),
+        stale: &mut Vec<Stale>,
+    ) {
         let known = self
             .dirs
             .get(&parent)
             .and_then(|dir| dir.entry(name))
             .cloned();
         if let Some(entry) = known {
-            if entry.kind == Kind::Folder || self.is_written(&entry) {
+            if entry.kind == Kind::Folder || !complete || self.is_written(&entry) {
                 return;
             }
             self.detach(parent, &entry, stale);
@@ -110,7 +118,14 @@ impl Tree {
         }
     }
 
-    fn list_file(&mut self, parent: Ino, name: &str, listed: Listed, stale: &mut Vec<Stale>) {
+    fn list_file(
+        &mut self,
+        parent: Ino,
+        name: &str,
+        listed: Listed,
+        complete: bool,
+        stale: &mut Vec<Stale>,
+    ) {
         let folded: Box<str> = (&*fold(name)).into();
         let known = self
             .dirs
@@ -125,7 +140,7 @@ impl Tree {
                     return;
                 }
                 ino = Some(entry.ino);
-            } else if self.is_written(&entry) {
+            } else if !complete || self.is_written(&entry) {
                 return;
             } else {
                 self.detach(parent, &entry, stale);
@@ -217,5 +232,60 @@ impl Tree {
             self.insert_listed(place.parent, &entry.spelling, listed);
         }
         stale.pop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::super::super::inode::Meta;
+    use super::*;
+    use crate::store::{Key, ObjectVersion, Origin};
+
+    fn listing(begun: Instant, origin: Origin, etag: &str) -> Listing {
+        let listed = Listed {
+            version: ObjectVersion {
+                key: Key::new("layers/a").unwrap(),
+                etag: ETag::new(etag),
+            },
+            origin,
+            size: 1,
+            last_modified: SystemTime::UNIX_EPOCH,
+            checked_at: begun,
+        };
+        Listing {
+            files: vec![("a".into(), listed)],
+            folders: Vec::new(),
+            marker: None,
+            complete: origin == Origin::Primary,
+            begun,
+        }
+    }
+
+    #[test]
+    fn a_local_copy_takes_no_version_of_the_bucket_away() {
+        let now = Instant::now();
+        let time = SystemTime::UNIX_EPOCH;
+        let defaults = Meta {
+            size: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+        };
+        let mut tree = Tree::new(&["layers".into()], defaults, now);
+        let layers = tree.dir(Ino::ROOT).unwrap().entry("layers").unwrap().ino;
+        let own = HashSet::new();
+        tree.apply_listing(layers, listing(now, Origin::Primary, "bucket"), &own);
+        let ino = tree.materialise(layers, "a").unwrap().ino;
+        // The bucket could not be reached: only the local side is listed.
+        tree.apply_listing(layers, listing(now, Origin::Fallback, "local"), &own);
+        let inode = tree.materialise(layers, "a").unwrap();
+        assert_eq!(inode.ino, ino);
+        let state = inode.state.lock();
+        assert_eq!(state.remote().unwrap().version.etag, ETag::new("bucket"));
     }
 }
