@@ -81,18 +81,19 @@ impl Fs {
         let (version, size) = {
             let state = inode.state.lock();
             match &state.content {
-                Content::Remote(remote) => (remote.version.clone(), state.meta.size),
+                Content::Remote(remote) => {
+                    if let Some(file) = &remote.file {
+                        // What is open already decides: readers may pass through to it.
+                        self.cache.note_open(file.is_complete());
+                        return Ok(Some(file.clone()));
+                    }
+                    (remote.version.clone(), state.meta.size)
+                }
                 Content::Staged(_) | Content::Folder => return Ok(None),
             }
         };
         let file = self.cache.open_file(&version, size)?;
         self.cache.note_open(file.is_complete());
-        let mut state = inode.state.lock();
-        if let Content::Remote(remote) = &mut state.content
-            && remote.version == version
-        {
-            remote.file = Some(file.clone());
-        }
         Ok(Some(file))
     }
 
@@ -106,10 +107,10 @@ impl Fs {
         let mut state = inode.state.lock();
         let writes = flags.writes();
         state.writers += u32::from(writes);
+        let file = file.filter(|file| hold(&mut state, file));
         let whole = file
             .filter(|file| !writes && file.is_complete())
             .map(|file| file.file());
-        let whole = whole.filter(|_| matches!(state.content, Content::Remote(_)));
         let open = Open {
             file: whole,
             writes_to_us: writes,
@@ -260,11 +261,20 @@ impl Fs {
 
     fn release_file(self: &Arc<Self>, handle: &FileHandle) {
         let inode = &handle.inode;
-        {
+        // Given back without the lock: the kernel may know the inode for days, and what it holds
+        // of the cache can be evicted from here on.
+        let given_back = {
             let mut state = inode.state.lock();
-            state.gate.close();
+            let backing = state.gate.close();
             state.writers -= u32::from(handle.writes);
-        }
+            let last = state.gate.handles() == 0;
+            let file = match &mut state.content {
+                Content::Remote(remote) if last => remote.file.take(),
+                _ => None,
+            };
+            (backing, file)
+        };
+        drop(given_back);
         if handle.writes {
             self.close_version(inode);
         }
@@ -411,6 +421,20 @@ fn set_open(state: &mut State, open: bool) {
         staged.open = open;
         staged.pristine = None;
     }
+}
+
+/// Holds a cache file as the inode's bytes while a handle is open; false if those are elsewhere.
+fn hold(state: &mut State, file: &Arc<CacheFile>) -> bool {
+    let Content::Remote(remote) = &mut state.content else {
+        return false;
+    };
+    if remote.file.is_none() && remote.version == *file.version() {
+        remote.file = Some(file.clone());
+    }
+    remote
+        .file
+        .as_ref()
+        .is_some_and(|held| Arc::ptr_eq(held, file))
 }
 
 /// How often a file is looked at whose map may outlive its descriptor, or whose close finds no room

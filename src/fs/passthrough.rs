@@ -52,9 +52,6 @@ enum Mode {
 pub struct IoGate {
     handles: u32,
     mode: Mode,
-    /// The backing of the last passthrough open, kept since registering costs 10 to 80 µs; with
-    /// the device and inode number of the file it stands for.
-    kept: Option<((u64, u64), Arc<dyn Backing>)>,
     /// Whether pages that the kernel may hold from cached handles are the file's present bytes.
     pages_valid: bool,
 }
@@ -72,7 +69,7 @@ impl IoGate {
     pub fn open(&mut self, open: &Open<'_>, registrar: Option<&dyn Registrar>) -> IoChoice {
         self.handles += 1;
         if matches!(self.mode, Mode::Idle) {
-            self.mode = match self.backing(open, registrar) {
+            self.mode = match backing(open, registrar) {
                 Some(backing) => Mode::Passthrough(backing),
                 None => Mode::Cached,
             };
@@ -94,11 +91,17 @@ impl IoGate {
         }
     }
 
-    /// A handle is closed.
-    pub fn close(&mut self) {
+    /// A handle is closed. With the last one the backing goes, for the caller to drop when it holds
+    /// no lock: kept, it would keep an evicted file's bytes on the disk for as long as the kernel
+    /// knows the inode. Registering it anew costs 10 to 80 µs.
+    pub fn close(&mut self) -> Option<Arc<dyn Backing>> {
         self.handles = self.handles.saturating_sub(1);
-        if self.handles == 0 {
-            self.mode = Mode::Idle;
+        if self.handles > 0 {
+            return None;
+        }
+        match std::mem::take(&mut self.mode) {
+            Mode::Passthrough(backing) => Some(backing),
+            Mode::Idle | Mode::Cached => None,
         }
     }
 
@@ -116,27 +119,17 @@ impl IoGate {
     pub fn invalidate_pages(&mut self) {
         self.pages_valid = false;
     }
+}
 
-    fn backing(
-        &mut self,
-        open: &Open<'_>,
-        registrar: Option<&dyn Registrar>,
-    ) -> Option<Arc<dyn Backing>> {
-        let (file, registrar) = (open.file?, registrar?);
-        let status = file.metadata().ok()?;
-        // Holes would be read as zeros that a later fill must not change under the reader, and an
-        // empty file gains nothing.
-        if status.len() == 0 || status.blocks().saturating_mul(512) < status.len() {
-            return None;
-        }
-        let identity = (status.dev(), status.ino());
-        if let Some((_, backing)) = self.kept.as_ref().filter(|(kept, _)| *kept == identity) {
-            return Some(backing.clone());
-        }
-        let backing = registrar.register(file).ok()?;
-        self.kept = Some((identity, backing.clone()));
-        Some(backing)
+fn backing(open: &Open<'_>, registrar: Option<&dyn Registrar>) -> Option<Arc<dyn Backing>> {
+    let (file, registrar) = (open.file?, registrar?);
+    let status = file.metadata().ok()?;
+    // Holes would be read as zeros that a later fill must not change under the reader, and an
+    // empty file gains nothing.
+    if status.len() == 0 || status.blocks().saturating_mul(512) < status.len() {
+        return None;
     }
+    registrar.register(file).ok()
 }
 
 #[cfg(test)]
@@ -196,15 +189,9 @@ mod tests {
             panic!("a writer shares the backing")
         };
         assert_eq!(first.id(), second.id());
-        gate.close();
-        gate.close();
-        // The next open takes the kept backing, and pages of the cached time are not kept.
-        let IoChoice::Passthrough(third) = gate.open(&open(Some(&file), false), Some(&registrar))
-        else {
-            panic!("a whole file passes through")
-        };
-        assert_eq!(first.id(), third.id());
-        gate.close();
+        assert!(gate.close().is_none());
+        assert!(gate.close().is_some(), "the backing is given back");
+        // Pages of the cached time are not kept.
         assert!(matches!(
             gate.open(&open(None, true), Some(&registrar)),
             IoChoice::Cached { keep_pages: false }
