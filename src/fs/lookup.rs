@@ -183,6 +183,10 @@ impl Fs {
         }
         let inode = self.inode(ino)?;
         let mut attr = inode.attr();
+        if ino != Ino::ROOT && self.tree.lock().place(ino).is_none() {
+            // The kernel then forgets it with its last handle, and its bytes go.
+            attr.nlink = 0;
+        }
         if inode.kind == Kind::File
             && let Some(staged) = inode.state.lock().staged()
         {
