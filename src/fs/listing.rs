@@ -25,7 +25,7 @@ const MERGE_LOG_NAMES: usize = 10_000;
 
 /// Listings under way, one per folder: who needs one that is running waits for it.
 #[derive(Default)]
-pub(super) struct Running(Mutex<HashMap<Ino, watch::Receiver<bool>>>);
+pub(super) struct Running(pub(super) Mutex<HashMap<Ino, watch::Receiver<bool>>>);
 
 impl Fs {
     /// Makes sure that a folder shows what is known without the network: the saved listing, and

@@ -342,3 +342,6 @@ pub struct Created {
     /// The handle.
     pub opened: Opened,
 }
+
+#[cfg(test)]
+mod tests;

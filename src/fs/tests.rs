@@ -1,0 +1,346 @@
+//! The file system without a kernel: over a local store, with uploads carried out step by step.
+
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use super::attr::{Caller, Fh};
+use super::*;
+use crate::cache::CacheOptions;
+use crate::clock::ManualClock;
+use crate::staging::{Change, Edit, Identity, PutState, Record};
+use crate::store::local::LocalStore;
+use crate::store::{CopyRequest, ETag, Key, Md5, ObjectHeaders, PutRequest, WriteCondition};
+
+const CALLER: Caller = Caller {
+    uid: 1000,
+    gid: 1000,
+};
+const READ: OpenFlags = OpenFlags {
+    raw: libc::O_RDONLY,
+};
+const WRITE: OpenFlags = OpenFlags { raw: libc::O_RDWR };
+
+/// A file system with a bucket of its own, which changes only by what a test does.
+struct Bench {
+    dir: tempfile::TempDir,
+    runtime: Option<tokio::runtime::Runtime>,
+    clock: Arc<ManualClock>,
+    store: Arc<LocalStore>,
+    fs: Arc<Fs>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench::at(tempfile::tempdir().unwrap())
+    }
+
+    /// Begins anew with what a killed process has left.
+    fn after_kill(self) -> Bench {
+        let Bench { dir, .. } = &self;
+        let copy = tempfile::tempdir().unwrap();
+        for folder in ["staging", "cache", "output"] {
+            copy_folder(&dir.path().join(folder), &copy.path().join(folder));
+        }
+        Bench::at(copy)
+    }
+
+    fn at(dir: tempfile::TempDir) -> Bench {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let path = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let manual = Arc::new(ManualClock::new());
+        let clock: SharedClock = manual.clone();
+        let store = Arc::new(LocalStore::open(&path("output")).unwrap());
+        let identity = Identity {
+            backend: "local".into(),
+            endpoint: String::new(),
+            bucket: String::new(),
+            prefix: String::new(),
+        };
+        let (staging, replay) = Staging::open(&path("staging"), &identity, clock.clone()).unwrap();
+        let options = CacheOptions {
+            dir: path("cache"),
+            ttl: Duration::from_secs(3600),
+            max_bytes: Some(1 << 30),
+            min_free_bytes: 0,
+            request_deadline: Duration::from_secs(5),
+        };
+        let cache = Cache::open(
+            options,
+            store.clone(),
+            clock.clone(),
+            runtime.handle().clone(),
+        )
+        .unwrap();
+        let options = FsOptions {
+            collections: vec!["layers".into()],
+            samples_dir: path("samples"),
+            list_ttl: Duration::from_secs(30),
+            request_deadline: Duration::from_secs(5),
+            uid: 1000,
+            gid: 1000,
+            umask: 0o022,
+        };
+        let parts = FsParts {
+            store: store.clone(),
+            cache,
+            staging,
+            hidden: None,
+            clock,
+            runtime: runtime.handle().clone(),
+        };
+        let fs = Fs::new(options, parts, replay);
+        Bench {
+            dir,
+            runtime: Some(runtime),
+            clock: manual,
+            store,
+            fs,
+        }
+    }
+
+    fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.as_ref().unwrap().block_on(future)
+    }
+
+    /// Somebody else writes to the bucket.
+    fn others_write(&self, key: &str, bytes: &'static [u8]) -> ETag {
+        let request = PutRequest {
+            key: self.key(key),
+            body: bytes.into(),
+            md5: Md5::of(bytes),
+            condition: WriteCondition::Always,
+            headers: ObjectHeaders::default(),
+        };
+        self.run(self.store.put(request)).unwrap()
+    }
+
+    fn key(&self, key: &str) -> Key {
+        Key::new(key).unwrap()
+    }
+
+    fn layers(&self) -> Ino {
+        let attr = self.run(self.fs.lookup(Ino::ROOT, OsStr::new("layers")));
+        attr.unwrap().ino
+    }
+
+    fn lookup(&self, name: &str) -> FsResult<Attr> {
+        let layers = self.layers();
+        self.run(self.fs.lookup(layers, OsStr::new(name)))
+    }
+
+    /// Lists the folder anew.
+    fn list(&self) -> Vec<String> {
+        self.clock.advance(Duration::from_secs(31));
+        let layers = self.layers();
+        let fh = self.run(self.fs.opendir(layers)).unwrap();
+        let names = self.run(self.fs.readdir(layers, fh, 0)).unwrap();
+        self.fs.releasedir(fh);
+        let names = names.iter().skip(2);
+        names
+            .map(|entry| entry.name.to_str().unwrap().to_owned())
+            .collect()
+    }
+
+    fn create(&self, name: &str) -> (Ino, Fh) {
+        let layers = self.layers();
+        let created = self.run(
+            self.fs
+                .create(layers, OsStr::new(name), 0o644, WRITE, CALLER),
+        );
+        let created = created.unwrap();
+        (created.attr.ino, created.opened.fh)
+    }
+
+    fn open(&self, ino: Ino, flags: OpenFlags) -> FsResult<Fh> {
+        self.run(self.fs.open(ino, flags)).map(|opened| opened.fh)
+    }
+
+    fn write(&self, fh: Fh, offset: u64, bytes: &[u8]) -> FsResult<usize> {
+        self.run(self.fs.write_when_here(fh, offset, bytes))
+    }
+
+    fn read(&self, ino: Ino) -> FsResult<Vec<u8>> {
+        let fh = self.open(ino, READ)?;
+        let bytes = self.run(self.fs.read(fh, 0, 1 << 20));
+        self.fs.release(fh);
+        bytes
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        let layers = self.layers();
+        let (from, to) = ((layers, OsStr::new(from)), (layers, OsStr::new(to)));
+        self.run(self.fs.rename(from, to, 0)).unwrap();
+    }
+
+    fn unlink(&self, name: &str) {
+        let layers = self.layers();
+        self.run(self.fs.unlink(layers, OsStr::new(name))).unwrap();
+    }
+
+    fn record(&self, key: &str) -> Option<Record> {
+        self.fs.journal().record(&self.key(key))
+    }
+
+    /// Carries out a record as the uploader does, up to the answer; returns what to confirm.
+    fn send(&self, key: &str) -> (Record, Option<ETag>) {
+        let record = self.record(key).unwrap();
+        assert!(!record.change.is_open(), "{record:?}");
+        let condition = match &record.base {
+            Some(etag) => WriteCondition::IfMatch(etag.clone()),
+            None => WriteCondition::IfAbsent,
+        };
+        let headers = ObjectHeaders::default();
+        let holds = match record.change.clone() {
+            Change::Put { file, .. } => {
+                let bytes = std::fs::read(self.fs.staging.path(file)).unwrap();
+                Some(self.run(self.store.put(PutRequest {
+                    key: record.key.clone(),
+                    md5: Md5::of(&bytes),
+                    body: bytes.into(),
+                    condition,
+                    headers,
+                })))
+            }
+            Change::Copy { source, .. } => Some(self.run(self.store.copy(CopyRequest {
+                source,
+                destination: record.key.clone(),
+                condition,
+                headers: Some(headers),
+            }))),
+            Change::Folder { .. } => panic!("made by no test"),
+            Change::Delete => {
+                self.run(self.store.delete(&record.key)).unwrap();
+                None
+            }
+        };
+        (record, holds.map(Result::unwrap))
+    }
+
+    fn upload(&self, key: &str) {
+        let (record, holds) = self.send(key);
+        self.fs.confirm_upload(&record, holds).unwrap();
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.metadata().unwrap().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else if !entry.file_name().to_string_lossy().ends_with("-shm") {
+            // What the pool has made may go meanwhile.
+            let _ = std::fs::copy(entry.path(), to);
+        }
+    }
+}
+
+#[test]
+fn what_is_still_open_at_the_end_is_settled() {
+    let bench = Bench::new();
+    let (_, fh) = bench.create("a");
+    bench.write(fh, 0, b"take").unwrap();
+    let fs = bench.fs.clone();
+    let (sender, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        fs.shutdown();
+        let _ = sender.send(());
+    });
+    ended
+        .recv_timeout(Duration::from_secs(10))
+        .expect("the end waits for nobody");
+    let record = bench.record("layers/a").unwrap();
+    assert!(matches!(
+        record.change,
+        Change::Put {
+            state: PutState::Closed { length: 4 },
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_write_to_a_file_that_others_replaced_is_refused_or_kept() {
+    let bench = Bench::new();
+    bench.others_write("layers/a", b"old");
+    let ino = bench.lookup("a").unwrap().ino;
+    let fh = bench.open(ino, WRITE).unwrap();
+    bench.others_write("layers/a", b"theirs");
+    assert_eq!(bench.list(), ["a"]);
+    match bench.write(fh, 0, b"ours") {
+        Err(_) => assert!(bench.record("layers/a").is_none()),
+        Ok(_) => {
+            bench.fs.release(fh);
+            assert!(bench.record("layers/a").is_some(), "acknowledged and lost");
+        }
+    }
+}
+
+#[test]
+fn what_a_dead_process_was_about_to_take_from_the_cache_is_found_there() {
+    let bench = Bench::new();
+    bench.others_write("layers/a", b"take");
+    let ino = bench.lookup("a").unwrap().ino;
+    assert_eq!(bench.read(ino).unwrap(), b"take");
+    bench.rename("a", "b");
+    let record = bench.record("layers/b").unwrap();
+    let Change::Copy { source, .. } = record.change else {
+        panic!("a rename of an uploaded file is a copy");
+    };
+    let id = bench.fs.cache.get(&source).unwrap().id();
+    bench.fs.cache.shutdown();
+    // Killed between the commit and the rename of the file.
+    let set = Edit::Set {
+        key: bench.key("layers/b"),
+        base: None,
+        change: Change::Put {
+            file: id,
+            state: PutState::Open,
+            attributes: Default::default(),
+        },
+    };
+    bench.fs.journal().apply(vec![set]).unwrap();
+    let bench = bench.after_kill();
+    let record = bench.record("layers/b").unwrap();
+    assert_eq!(record.parked, None);
+    let ino = bench.lookup("b").unwrap().ino;
+    bench.upload("layers/b");
+    bench.upload("layers/a");
+    assert_eq!(bench.read(ino).unwrap(), b"take");
+}
+
+#[test]
+fn a_file_that_nobody_has_open_can_be_evicted() {
+    let bench = Bench::new();
+    bench.others_write("layers/a", b"take");
+    let ino = bench.lookup("a").unwrap().ino;
+    assert_eq!(bench.read(ino).unwrap(), b"take");
+    let inode = bench.fs.inode(ino).unwrap();
+    let held = inode.state.lock().remote().unwrap().file.is_some();
+    assert!(!held, "the kernel may know the inode for days");
+}
+
+#[test]
+fn a_removed_file_has_no_links() {
+    let bench = Bench::new();
+    let (ino, fh) = bench.create("a");
+    bench.unlink("a");
+    assert_eq!(bench.fs.getattr(ino, Some(fh)).unwrap().nlink, 0);
+}
