@@ -9,8 +9,8 @@ use super::folder;
 use super::inode::{Content, Inode, Remote};
 use super::name::{self, fold};
 use crate::error::{FsError, FsResult};
-use crate::staging::{Change, Edit};
-use crate::store::{Key, Origin};
+use crate::staging::{Change, Edit, JournalResult, Record};
+use crate::store::{ETag, Key, ObjectVersion, Origin};
 
 /// One file that gets another key.
 struct Move {
@@ -23,8 +23,8 @@ impl Fs {
     /// Renames a file or folder. What has the new name already, loses it in the same step.
     ///
     /// # Errors
-    /// `Exists` with `RENAME_NOREPLACE`; `InvalidArgument` for `RENAME_EXCHANGE`; `CrossDevice`
-    /// between the bucket and a local tree.
+    /// `Exists` with `RENAME_NOREPLACE`; `InvalidArgument` for `RENAME_EXCHANGE` of folders;
+    /// `CrossDevice` between the bucket and a local tree.
     pub async fn rename(
         self: &Arc<Self>,
         from: (Ino, &OsStr),
@@ -40,10 +40,8 @@ impl Fs {
             (None, None) => {}
             _ => return Err(FsError::CrossDevice),
         }
-        if flags & !libc::RENAME_NOREPLACE != 0 {
-            return Err(FsError::InvalidArgument(
-                "only RENAME_NOREPLACE is supported",
-            ));
+        if flags & !(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE) != 0 {
+            return Err(FsError::InvalidArgument("flags of renameat2"));
         }
         let from = (from.0, from.1.to_str().ok_or(FsError::NotFound)?);
         let to = (to.0, name::check(to.1)?);
@@ -55,6 +53,13 @@ impl Fs {
         }
         if from.0 == to.0 && fold(from.1) == fold(to.1) {
             return self.respell(from, to.1);
+        }
+        if flags & libc::RENAME_EXCHANGE != 0 {
+            return match (kind, self.kind_of(to)) {
+                (_, None) => Err(FsError::NotFound),
+                (Kind::File, Some(Kind::File)) => self.exchange_files(from, to),
+                _ => Err(FsError::InvalidArgument("only files can change names")),
+            };
         }
         match (kind, self.kind_of(to)) {
             (Kind::Folder, Some(Kind::Folder) | None) => self.rename_folder(from, to).await,
@@ -104,6 +109,44 @@ impl Fs {
         Ok(())
     }
 
+    /// Two files change names, at once for every caller.
+    fn exchange_files(&self, a: (Ino, &str), b: (Ino, &str)) -> FsResult<()> {
+        let _changes = self.changes.lock();
+        let (one, other) = {
+            let mut tree = self.tree.lock();
+            let one = tree.materialise(a.0, a.1).ok_or(FsError::NotFound)?;
+            let other = tree.materialise(b.0, b.1).ok_or(FsError::NotFound)?;
+            let from = tree.key(one.ino).ok_or(FsError::NotFound)?;
+            let to = tree.key(other.ino).ok_or(FsError::NotFound)?;
+            let back = Move {
+                inode: other,
+                from: to.clone(),
+                to: from.clone(),
+            };
+            let there = Move {
+                inode: one,
+                from,
+                to,
+            };
+            (there, back)
+        };
+        let mut edits = Vec::new();
+        for (moved, replaced) in [(&one, &other), (&other, &one)] {
+            if let Some(hidden) = &self.hidden {
+                hidden.hide(&moved.from)?;
+            }
+            let remote = replaced.inode.state.lock().remote().cloned();
+            let base = self.base_of(&moved.to, remote.as_ref());
+            edits.push(self.arrival(moved, base)?);
+        }
+        self.apply(edits)?;
+        let now = self.clock.instant();
+        self.tree.lock().exchange(a, b, now);
+        self.touch_folder(a.0);
+        self.touch_folder(b.0);
+        Ok(())
+    }
+
     /// What the journal must say when a file moves from one key to another.
     fn move_edits(
         &self,
@@ -111,55 +154,56 @@ impl Fs {
         replaced: Option<&Arc<Inode>>,
         edits: &mut Vec<Edit>,
     ) -> FsResult<()> {
-        if self.journal().record(&moved.from).is_none() {
-            // It may have come into memory only now; what is changed has a record.
-            self.apply_kept_attributes(&moved.inode);
-        }
-        let replaced_remote = replaced.and_then(|inode| inode.state.lock().remote().cloned());
-        let replaced_staged =
-            replaced.and_then(|inode| inode.state.lock().staged().map(|s| s.file.id()));
+        let (replaced_remote, replaced_staged) = match replaced {
+            Some(inode) => {
+                let state = inode.state.lock();
+                let staged = state.staged().map(|staged| staged.file.id());
+                (state.remote().cloned(), staged)
+            }
+            None => (None, None),
+        };
         let base = self.base_of(&moved.to, replaced_remote.as_ref());
-        let (remote, attributes, size) = {
-            let state = moved.inode.state.lock();
-            (
-                state.remote().cloned(),
-                state.meta.to_attributes(),
-                state.meta.size,
-            )
-        };
-        let change = match &remote {
-            Some(Remote { version, .. }) => Change::Copy {
-                source: version.clone(),
-                size,
-                attributes,
-            },
-            None => match self.journal().record(&moved.from) {
-                Some(record) => record.change,
-                None => return Err(FsError::Stale),
-            },
-        };
-        let is_back = remote.as_ref().is_some_and(|remote| {
-            remote.origin == Origin::Primary
-                && remote.version.key.folded() == moved.to.folded()
-                && base.as_ref() == Some(&remote.version.etag)
-        });
+        let arrival = self.arrival(moved, base)?;
+        let remote = moved.inode.state.lock().remote().cloned();
         self.leave(moved, remote.as_ref(), edits)?;
-        match is_back && self.keeps_attributes(moved) {
-            // Renamed back before anything was done: the bucket is right as it is.
-            true => edits.push(Edit::Remove {
-                key: moved.to.clone(),
-            }),
-            false => edits.push(Edit::Set {
-                key: moved.to.clone(),
-                base,
-                change,
-            }),
-        }
+        edits.push(arrival);
         edits.extend(replaced_staged.map(|file| Edit::Discard { file }));
         edits.push(Edit::ForgetConflict {
             copy: moved.from.clone(),
         });
         Ok(())
+    }
+
+    /// What the journal must say of the new key of a move, which holds `base` in the bucket.
+    fn arrival(&self, moved: &Move, base: Option<ETag>) -> FsResult<Edit> {
+        let record = self.journal().record(&moved.from);
+        if record.is_none() {
+            // It may have come into memory only now; what is changed has a record.
+            self.apply_kept_attributes(&moved.inode);
+        }
+        let (remote, attributes, size) = {
+            let state = moved.inode.state.lock();
+            let attributes = state.meta.to_attributes();
+            (state.remote().cloned(), attributes, state.meta.size)
+        };
+        let key = moved.to.clone();
+        let Some(remote) = remote else {
+            let change = record.ok_or(FsError::Stale)?.change;
+            return Ok(Edit::Set { key, base, change });
+        };
+        let is_back = remote.origin == Origin::Primary
+            && remote.version.key.folded() == key.folded()
+            && base.as_ref() == Some(&remote.version.etag);
+        if is_back && self.keeps_attributes(moved) {
+            // Renamed back before anything was done: the bucket is right as it is.
+            return Ok(Edit::Remove { key });
+        }
+        let change = Change::Copy {
+            source: remote.version,
+            size,
+            attributes,
+        };
+        Ok(Edit::Set { key, base, change })
     }
 
     fn keeps_attributes(&self, moved: &Move) -> bool {
@@ -294,8 +338,55 @@ impl Fs {
         Ok(())
     }
 
+    /// A rename that waits for others that wait for it goes on from a copy of its source that the
+    /// uploader has put aside; the copy goes when the rename is done. Returns false if the rename
+    /// is no longer wanted.
+    ///
+    /// # Errors
+    /// Those of the journal; nothing has changed then.
+    pub fn detour(&self, record: &Record, aside: &ObjectVersion) -> JournalResult<bool> {
+        let _changes = self.changes.lock();
+        let Change::Copy {
+            size, attributes, ..
+        } = &record.change
+        else {
+            return Ok(false);
+        };
+        if !self.journal().is_current(&record.key, record.seq) {
+            return Ok(false);
+        }
+        let change = Change::Copy {
+            source: aside.clone(),
+            size: *size,
+            attributes: attributes.clone(),
+        };
+        self.journal().apply(vec![
+            Edit::Set {
+                key: record.key.clone(),
+                base: record.base.clone(),
+                change,
+            },
+            // It waits for the copy from it.
+            Edit::Set {
+                key: aside.key.clone(),
+                base: Some(aside.etag.clone()),
+                change: Change::Delete,
+            },
+        ])?;
+        let inode = {
+            let mut tree = self.tree.lock();
+            let found = tree.find(record.key.as_str());
+            let found = found.map(|(parent, entry)| (parent, entry.spelling.clone()));
+            found.and_then(|(parent, name)| tree.materialise(parent, &name))
+        };
+        if let Some(inode) = inode {
+            self.version_moved(&inode, aside);
+        }
+        Ok(true)
+    }
+
     /// After a rename or an upload the object lies under its new key.
-    pub(super) fn version_moved(&self, inode: &Inode, to: &crate::store::ObjectVersion) {
+    pub(super) fn version_moved(&self, inode: &Inode, to: &ObjectVersion) {
         let mut state = inode.state.lock();
         let now = self.clock.instant();
         state.checked_at = now;

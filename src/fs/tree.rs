@@ -401,6 +401,35 @@ impl Tree {
         Some(())
     }
 
+    /// Two names change what they stand for; each keeps its spelling.
+    pub(super) fn exchange(&mut self, a: (Ino, &str), b: (Ino, &str), now: Instant) {
+        let find = |tree: &Tree, (ino, name): (Ino, &str)| {
+            tree.dir(ino).and_then(|dir| dir.entry(name)).cloned()
+        };
+        let (Some(one), Some(other)) = (find(self, a), find(self, b)) else {
+            return;
+        };
+        for ((parent, _), place, entry) in [(a, &one, &other), (b, &other, &one)] {
+            let folded: Box<str> = (&*fold(&place.spelling)).into();
+            let Some(dir) = self.dirs.get_mut(&parent) else {
+                continue;
+            };
+            dir.recent.insert(folded.clone(), now);
+            let entry = Entry {
+                spelling: place.spelling.clone(),
+                ..entry.clone()
+            };
+            let ino = entry.ino;
+            dir.entries.insert(folded.clone(), entry);
+            if let Some(node) = self.nodes.get_mut(&ino) {
+                node.place = Some(Place {
+                    parent,
+                    name: folded,
+                });
+            }
+        }
+    }
+
     fn add_folder(&mut self, place: Option<Place>, now: Instant) -> Ino {
         let ino = self.new_ino();
         let wall = SystemTime::now();

@@ -24,7 +24,7 @@ use crate::store::counted::CountedStore;
 use crate::store::fallback::{FallbackStore, HiddenKeys, UploadView};
 use crate::store::local::LocalStore;
 use crate::store::retry::{RetryPolicy, RetryStore, SystemSleeper};
-use crate::store::{ETag, Key, ObjectInfo, ObjectStore};
+use crate::store::{ETag, Key, ObjectInfo, ObjectStore, ObjectVersion};
 use crate::uploader::{Confirm, UploadOptions, Uploader};
 
 /// How long a read is tried again when a local copy stands behind the bucket: within the look-up's
@@ -218,6 +218,10 @@ impl Confirm for Confirmations {
 
     fn changed(&self, record: &Record, found: &ObjectInfo) -> JournalResult<Confirmed> {
         self.0.keep_changed(record, found)
+    }
+
+    fn detoured(&self, record: &Record, aside: &ObjectVersion) -> JournalResult<bool> {
+        self.0.detour(record, aside)
     }
 
     fn conflict(&self, record: &Record, found: &ObjectInfo) -> JournalResult<bool> {

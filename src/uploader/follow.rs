@@ -118,21 +118,25 @@ impl Follower {
 
     fn start_what_may_go(&mut self, ended: &mpsc::Sender<Ended>) {
         while let Some(next) = self.plan.next(self.sender.clock.instant()) {
-            match next {
-                Next::Go(key) => self.start(key, ended.clone()),
-                Next::Circle(key) => self.park_circle(&key),
-            }
+            self.start(next, ended.clone());
         }
         self.active.store(self.plan.active(), Ordering::Relaxed);
     }
 
-    fn start(&mut self, key: Key, ended: mpsc::Sender<Ended>) {
+    fn start(&mut self, next: Next, ended: mpsc::Sender<Ended>) {
+        let (key, is_circle) = match next {
+            Next::Go(key) => (key, false),
+            Next::Circle(key) => (key, true),
+        };
         let planned = self.plan.seq(&key);
         let record = self.sender.staging.journal().record(&key);
         let sender = Arc::clone(&self.sender);
         tokio::spawn(async move {
             let outcome = match record {
-                Some(record) if Some(record.seq) == planned => sender.carry_out(record).await,
+                Some(record) if Some(record.seq) == planned => match is_circle {
+                    true => sender.detour(record).await,
+                    false => sender.carry_out(record).await,
+                },
                 // Changed since; the change is still to be taken in.
                 _ => (Outcome::Done, false),
             };
@@ -140,18 +144,6 @@ impl Follower {
             // The loop outlives its operations, unless the runtime ends.
             let _ = ended.send(Ended { key, seq, outcome }).await;
         });
-    }
-
-    fn park_circle(&mut self, key: &Key) {
-        let journal = self.sender.staging.journal();
-        let Some(seq) = self.plan.seq(key) else {
-            return;
-        };
-        let reason = "its rename waits for another one that waits for it";
-        log::warn!("{key} is kept as it is: {reason}");
-        if let Err(error) = journal.park(key, seq, reason) {
-            log::debug!("{key}: {error}");
-        }
     }
 
     fn take_in_end(&mut self, ended: Ended) {

@@ -25,7 +25,7 @@ use self::follow::{Follower, Orders};
 use self::send::Sender;
 use crate::clock::SharedClock;
 use crate::staging::{Confirmed, JournalResult, Record, Sealed, Staging};
-use crate::store::{ETag, ObjectInfo, ObjectStore};
+use crate::store::{ETag, ObjectInfo, ObjectStore, ObjectVersion};
 
 /// What the uploader tells about its success. Implemented by `fs`, which changes the tree and the
 /// journal in one step.
@@ -50,6 +50,17 @@ pub trait Confirm: Send + Sync {
     /// # Errors
     /// Those of the journal.
     fn changed(&self, record: &Record, found: &ObjectInfo) -> JournalResult<Confirmed>;
+
+    /// A rename that waits, over others, for itself has made a copy of its source aside, `aside`,
+    /// and is to go on from there, so that the source comes free. Returns whether it will; if not,
+    /// the copy aside is of no use.
+    ///
+    /// # Errors
+    /// Those of the journal.
+    fn detoured(&self, record: &Record, aside: &ObjectVersion) -> JournalResult<bool> {
+        let _ = (record, aside);
+        Ok(false)
+    }
 
     /// A write found somebody else's version, `found`, under its key: both are to be kept, ours
     /// under another name. Returns whether the record has been dealt with; if not it is parked.

@@ -93,7 +93,8 @@ struct Entry {
 pub(super) enum Next {
     /// This key is to be worked on, and counts as on its way until [`Plan::finished`].
     Go(Key),
-    /// This key's record waits, over others, for itself.
+    /// This key's record waits, over others, for itself: its source is to be copied aside. It
+    /// counts as on its way until [`Plan::finished`].
     Circle(Key),
 }
 
@@ -251,6 +252,7 @@ impl Plan {
                     entry.blocked = true;
                 }
                 if self.is_in_circle(&key) {
+                    self.active.insert(key.clone(), false);
                     return Some(Next::Circle(key));
                 }
                 continue;
@@ -356,6 +358,7 @@ impl Plan {
             && entry.task.seq == seq
         {
             entry.not_before = wait.map(|wait| now + wait);
+            entry.blocked = false;
             entry.unreachable = matches!(outcome, Outcome::Unreachable(_) | Outcome::Refused);
             entry.failures = match outcome {
                 Outcome::Failed(_) | Outcome::Unreachable(_) => failures.saturating_add(1),

@@ -18,13 +18,15 @@ use crate::staging::journal::ATTEMPT_SETTLES;
 use crate::staging::{Change, Journal, JournalError, Record, Sealed, Staging};
 use crate::store::attributes::{FileAttributes, WRITE_ID, content_type};
 use crate::store::{
-    CopyRequest, ETag, Md5, ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PutRequest,
-    ReadCondition, StoreError, StoreResult,
+    CopyRequest, ETag, Key, Md5, ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PutRequest,
+    ReadCondition, StoreError, StoreResult, WriteCondition,
 };
 
 /// Tries with "no right to this key" before a record is parked; with the waits between them they
 /// last for a minute and more.
 const DENIED_TRIES: u32 = 8;
+/// Where renames that wait for each other put a copy aside.
+const DETOUR_PREFIX: &str = ".voicebeatfs/detour/";
 /// How often to look whether a write that may still land has landed under a tombstone.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
@@ -95,13 +97,7 @@ pub(super) struct Operation {
 impl Sender {
     /// Carries out one record. Returns how that ended, and whether the store was heard of.
     pub(super) async fn carry_out(self: Arc<Sender>, record: Record) -> (Outcome, bool) {
-        let mut operation = Operation {
-            sender: self,
-            record,
-            write_id: String::new(),
-            uncertain: false,
-            heard: false,
-        };
+        let mut operation = Operation::new(self, record);
         let result = match operation.record.change.clone() {
             Change::Put { file, .. } => operation.put(file).await,
             Change::Folder { attributes } => operation.folder(&attributes).await,
@@ -115,7 +111,59 @@ impl Sender {
     }
 }
 
+impl Sender {
+    /// Breaks a circle of renames at one record, by copying its source aside.
+    pub(super) async fn detour(self: Arc<Sender>, record: Record) -> (Outcome, bool) {
+        let mut operation = Operation::new(self, record);
+        let result = operation.copy_aside().await;
+        let outcome = result.unwrap_or_else(|stop| operation.stopped(stop));
+        (outcome, operation.heard)
+    }
+}
+
 impl Operation {
+    fn new(sender: Arc<Sender>, record: Record) -> Operation {
+        Operation {
+            sender,
+            record,
+            write_id: String::new(),
+            uncertain: false,
+            heard: false,
+        }
+    }
+
+    /// Copies the source of a rename to a key of our own. A process killed before the journal knows
+    /// of that copy leaves it there, where nobody sees it.
+    async fn copy_aside(&mut self) -> Result<Outcome, Stop> {
+        let Change::Copy { source, .. } = self.record.change.clone() else {
+            return Err(Stop::Changed);
+        };
+        let name = format!("{DETOUR_PREFIX}{}", FileId::random());
+        let Some(key) = Key::new(&name) else {
+            return Err(Stop::Park("no room for a key of our own".into()));
+        };
+        let request = CopyRequest {
+            source: source.clone(),
+            destination: key.clone(),
+            condition: WriteCondition::IfAbsent,
+            headers: None,
+        };
+        let result = self.sender.store.copy(request).await;
+        let etag = match self.hear(result) {
+            Err(StoreError::SourceChanged) => {
+                let reason = format!("{} was changed or deleted by someone else", source.key);
+                return Err(Stop::Park(reason));
+            }
+            copied => copied?,
+        };
+        let aside = ObjectVersion { key, etag };
+        if !self.sender.confirm.detoured(&self.record, &aside)? {
+            let result = self.sender.store.delete(&aside.key).await;
+            self.hear(result)?;
+        }
+        Ok(Outcome::Done)
+    }
+
     pub(super) fn journal(&self) -> &Journal {
         self.sender.staging.journal()
     }

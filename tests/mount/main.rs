@@ -11,3 +11,4 @@ mod crash;
 mod faults;
 mod passthrough;
 mod programs;
+mod rename;
