@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use self::queue::{ConflictEntry, Queue};
 
 pub use status::{
-    CacheStatus, MountIdentity, OperationsStatus, Report, StatusDocument, UploadStatus,
+    CacheStatus, MountIdentity, OperationsStatus, ReadStatus, Report, StatusDocument, UploadStatus,
 };
 
 /// The version of the protocol.

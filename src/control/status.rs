@@ -30,6 +30,9 @@ pub struct Report {
     pub cache: CacheStatus,
     /// The upload queue.
     pub uploads: UploadStatus,
+    /// Who has served the reads.
+    #[serde(default)]
+    pub reads: ReadStatus,
     /// How many conflict copies there are.
     pub conflicts: u64,
     /// What needs attention, one sentence each.
@@ -85,6 +88,16 @@ pub struct UploadStatus {
     pub done: u64,
 }
 
+/// Who has served the reads since the mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadStatus {
+    /// Read requests that the kernel sent here. Reads from its own pages and by passthrough are not
+    /// among them.
+    pub requests: u64,
+    /// Opens whose reads the kernel serves by passthrough.
+    pub passthrough_opens: u64,
+}
+
 /// Requests since the mount, by R2's price classes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct OperationsStatus {
@@ -123,6 +136,7 @@ mod tests {
                 "hit_rate": null},
             "uploads": {"queued": 0, "queued_bytes": 0, "active": 0, "failed": 0, "parked": 0,
                 "oldest_seconds": null, "done": 0},
+            "reads": {"requests": 0, "passthrough_opens": 0},
             "conflicts": 0, "alerts": [],
             "operations": {"class_a": 0, "class_b": 0, "free": 0, "usd_per_month": 0.0},
         });

@@ -15,7 +15,9 @@ use crate::cache::{Cache, CacheOptions};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Backend, Config, MountOptions};
 use crate::control::queue::{ConflictEntry, MAX_ENTRIES, Operation, Queue, QueueEntry, State};
-use crate::control::{CacheStatus, OperationsStatus, Report, StatusSource, UploadStatus};
+use crate::control::{
+    CacheStatus, OperationsStatus, ReadStatus, Report, StatusSource, UploadStatus,
+};
 use crate::fs::{Fs, FsOptions, FsParts};
 use crate::fuse::{DeviceRegistrar, Fuse};
 use crate::metrics::Operations;
@@ -252,7 +254,8 @@ impl std::fmt::Debug for Running {
 impl StatusSource for Running {
     fn report(&self) -> Report {
         let uploads = self.uploader.status();
-        let unsealed = self.fs.stats().unsealed.max(uploads.unsealed as u64);
+        let files = self.fs.stats();
+        let unsealed = files.unsealed.max(uploads.unsealed as u64);
         let queued = uploads.queued as u64 + uploads.parked as u64 + unsealed;
         let uploads = UploadStatus {
             queued,
@@ -280,6 +283,10 @@ impl StatusSource for Running {
             alerts: self.alerts(&cache, &uploads),
             cache,
             uploads,
+            reads: ReadStatus {
+                requests: files.reads,
+                passthrough_opens: files.passthrough_opens,
+            },
             conflicts: self.staging.journal().conflicts().len() as u64,
             operations: OperationsStatus {
                 class_a: counts.class_a,
