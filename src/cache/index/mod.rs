@@ -179,6 +179,12 @@ impl Index {
                     transaction.execute("DELETE FROM listed", [])?;
                 }
             }
+            // With their names: the next listing may get the same number.
+            transaction.execute(
+                "DELETE FROM listed \
+                 WHERE listing IN (SELECT number FROM listings WHERE whole = 0)",
+                [],
+            )?;
             transaction.execute("DELETE FROM listings WHERE whole = 0", [])?;
             set_state(&transaction, "clean", "0")?;
             set_state(&transaction, "boot_id", &boot_id)?;
