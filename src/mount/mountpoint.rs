@@ -19,6 +19,7 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountError> {
             Ok(metadata) if !metadata.is_dir() => {
                 return Err(MountError::MountpointNotFolder(path.into()));
             }
+            Ok(_) if is_dead_mount_of_ours(path) => clear_dead(path)?,
             Ok(_) => return check_free(path),
             Err(error) if is_dead(&error) => clear_dead(path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -50,6 +51,16 @@ fn check_free(path: &Path) -> Result<PathBuf, MountError> {
         }),
         _ => Ok(mountpoint),
     }
+}
+
+/// For a while the kernel knows the root's attributes without asking; the free space it always asks
+/// for. Only our own mounts are asked: another's may take its time.
+fn is_dead_mount_of_ours(path: &Path) -> bool {
+    let ours = path
+        .canonicalize()
+        .and_then(|mountpoint| mountinfo::top_at(&mountpoint))
+        .is_ok_and(|top| top.is_some_and(|entry| entry.is_ours()));
+    ours && rustix::fs::statvfs(path).is_err_and(|error| is_dead(&error.into()))
 }
 
 /// Whether nobody answers any more, or whoever did went while we asked.

@@ -115,7 +115,7 @@ impl Mount {
             .stderr(log);
         let mut daemon = command.spawn().unwrap();
         let end = Instant::now() + DEADLINE;
-        while !is_mount_point(&self.root()) {
+        while !answers(&self.root()) {
             if let Some(status) = daemon.try_wait().unwrap() {
                 return Err(format!("{status}: {}", self.log()));
             }
@@ -345,6 +345,12 @@ pub(crate) fn is_mount_point(path: &Path) -> bool {
     mounts
         .lines()
         .any(|line| line.split(' ').nth(1) == path.to_str())
+}
+
+/// Whether something is mounted there whose process lives.
+fn answers(path: &Path) -> bool {
+    // Asks the process: the attributes of the root the kernel may remember from one that is dead.
+    is_mount_point(path) && rustix::fs::statvfs(path).is_ok()
 }
 
 /// Detaches whatever is mounted there.
