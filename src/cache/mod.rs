@@ -67,6 +67,8 @@ use table::Table;
 /// What the cache is told at start.
 #[derive(Clone, Debug)]
 pub struct CacheOptions {
+    /// Which bucket's versions it holds; a directory that held another's is emptied.
+    pub source: String,
     /// The cache directory, absolute.
     pub dir: PathBuf,
     /// How long after its last download or revalidation an entry is kept.
@@ -213,7 +215,7 @@ impl Cache {
         runtime: tokio::runtime::Handle,
     ) -> Result<Arc<Cache>, CacheError> {
         disk::create_private_dir(&options.dir)?;
-        let index = Index::open(&options.dir)?;
+        let index = Index::open(&options.dir, &options.source)?;
         let (files, bytes) = index.totals()?;
         let usage = Arc::new(Usage::default());
         usage.reset(files, bytes);

@@ -337,7 +337,7 @@ impl Cache {
         let made = disk::create_private_dir(&self.options.dir).and_then(|()| {
             // What is open in memory is entered again; the rest has no row and goes as orphans.
             Index::erase(&self.options.dir)?;
-            Index::open(&self.options.dir)
+            Index::open(&self.options.dir, &self.options.source)
         });
         let Some(index) = self.logged(made) else {
             return;

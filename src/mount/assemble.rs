@@ -178,6 +178,7 @@ fn make_cache(
     runtime: &Handle,
 ) -> Result<Arc<Cache>, MountError> {
     let options = CacheOptions {
+        source: identity(config).to_string(),
         dir: config.cache_dir.clone(),
         ttl: config.cache_ttl,
         max_bytes: config.cache_max_bytes,

@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn a_saved_listing_follows_our_own_changes() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path()).unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
         let old = [
             object("a/changed", 1),
             object("a/gone", 1),

@@ -312,7 +312,7 @@ mod tests {
 
     fn index() -> (tempfile::TempDir, Index) {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path()).unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
         (dir, index)
     }
 
@@ -369,7 +369,7 @@ mod tests {
                 index.write(|c| set_state(c, "boot_id", boot)).unwrap();
             }
             drop(index);
-            let index = Index::open(dir.path()).unwrap();
+            let index = Index::open(dir.path(), "a").unwrap();
             assert_eq!(
                 index.totals().unwrap().0,
                 kept,

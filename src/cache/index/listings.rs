@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_listing_comes_back_and_replaces_the_former_one() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path()).unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
         assert_eq!(index.load_listing("a/").unwrap(), None);
         let old: Vec<ListedObject> = (0..2500).map(|i| object(&format!("a/{i:05}"))).collect();
         index
@@ -211,7 +211,7 @@ mod tests {
             .save_listing("a/", &new, &folders, from_ms(2), &|| true)
             .unwrap();
         drop(index);
-        let index = Index::open(dir.path()).unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
         let listing = index.load_listing("a/").unwrap().unwrap();
         assert_eq!(listing.objects, [object("a/"), object("a/é")]);
         assert_eq!(listing.prefixes, folders);
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn an_empty_listing_is_not_an_absent_one() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path()).unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
         index
             .save_listing("", &[], &[], from_ms(1), &|| true)
             .unwrap();
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn a_key_costs_less_than_300_bytes_on_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path()).unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
         let count = 20_000;
         let objects: Vec<ListedObject> = (0..count)
             .map(|i| object(&format!("segments/{i:08}-7d3c-4b5a-9e21-0123456789ab.wav")))
@@ -268,5 +268,17 @@ mod tests {
             .unwrap()
             .len();
         assert!(bytes / count < 300, "{} bytes a key", bytes / count);
+    }
+
+    #[test]
+    fn what_another_bucket_holds_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
+        index
+            .save_listing("a/", &[object("a/x")], &[], from_ms(1), &|| true)
+            .unwrap();
+        drop(index);
+        let index = Index::open(dir.path(), "b").unwrap();
+        assert_eq!(index.load_listing("a/").unwrap(), None);
     }
 }

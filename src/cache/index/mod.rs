@@ -91,9 +91,10 @@ pub(super) struct Index {
 impl Index {
     /// Opens the index in `dir`, or makes it anew if it is missing, damaged or of another version.
     ///
+    /// What it says of another source is dropped: the same name and tag there say nothing here.
     /// After an unclean boot the partial entries are dropped, since only whole files are known to
     /// have reached the disk.
-    pub(super) fn open(dir: &Path) -> io::Result<Index> {
+    pub(super) fn open(dir: &Path, source: &str) -> io::Result<Index> {
         let path = dir.join(INDEX_NAME);
         let writer = match connect_checked(&path) {
             Ok(writer) => writer,
@@ -115,7 +116,7 @@ impl Index {
             // Different for each index, so that one made anew is exported.
             changes: AtomicU64::new(first_change()),
         };
-        index.begin_run()?;
+        index.begin_run(source)?;
         Ok(index)
     }
 
@@ -162,12 +163,18 @@ impl Index {
     }
 
     /// Drops what an unclean boot makes doubtful, and marks this run as not yet ended.
-    fn begin_run(&self) -> io::Result<()> {
+    fn begin_run(&self, source: &str) -> io::Result<()> {
         let boot_id = boot_id();
         self.write(|connection| {
             let clean = get_state(connection, "clean")?.is_some_and(|clean| clean == "1");
             let same_boot = get_state(connection, "boot_id")? == Some(boot_id.clone());
+            let same_source = get_state(connection, "source")?.is_none_or(|it| it == source);
             let transaction = connection.transaction()?;
+            if !same_source {
+                for table in ["entries", "listed", "listings"] {
+                    transaction.execute(&format!("DELETE FROM {table}"), [])?;
+                }
+            }
             if !same_boot {
                 transaction.execute(
                     "DELETE FROM entries WHERE complete = 0 AND (synced = 0 OR ?1)",
@@ -188,6 +195,7 @@ impl Index {
             transaction.execute("DELETE FROM listings WHERE whole = 0", [])?;
             set_state(&transaction, "clean", "0")?;
             set_state(&transaction, "boot_id", &boot_id)?;
+            set_state(&transaction, "source", source)?;
             transaction.commit()
         })
     }
@@ -339,19 +347,19 @@ mod tests {
     #[test]
     fn an_emptied_directory_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path()).unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
         assert!(index.is_sound());
         Index::erase(dir.path()).unwrap();
         assert!(!index.is_sound());
-        assert!(Index::open(dir.path()).unwrap().is_sound());
+        assert!(Index::open(dir.path(), "a").unwrap().is_sound());
     }
 
     #[test]
     fn a_damaged_index_is_made_anew() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Index::open(dir.path()).unwrap());
+        drop(Index::open(dir.path(), "a").unwrap());
         fs::write(dir.path().join(INDEX_NAME), [7; 8192]).unwrap();
-        let index = Index::open(dir.path()).unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
         assert!(index.is_sound());
         assert_eq!(index.totals().unwrap(), (0, 0));
     }
@@ -359,19 +367,19 @@ mod tests {
     #[test]
     fn an_index_of_another_version_is_made_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path()).unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
         index
             .write(|connection| connection.pragma_update(None, "user_version", 99))
             .unwrap();
         drop(index);
-        Index::open(dir.path()).unwrap();
+        Index::open(dir.path(), "a").unwrap();
         assert!(connect_checked(&dir.path().join(INDEX_NAME)).is_ok());
     }
 
     #[test]
     fn a_checkpoint_bounds_the_log() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path()).unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
         for _ in 0..3 {
             let names: Vec<String> = (0..30_000).map(|i| format!("folder-{i:06}/")).collect();
             index

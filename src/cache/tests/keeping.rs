@@ -147,6 +147,7 @@ fn the_floor_of_free_space_is_kept() {
     let bench = Bench::new();
     bench.filled("a", MIB);
     let options = CacheOptions {
+        source: "a".into(),
         min_free_bytes: u64::MAX / 2,
         ..bench.options.clone()
     };

@@ -39,6 +39,7 @@ impl Bench {
     fn with(change: impl FnOnce(&mut CacheOptions)) -> Bench {
         let dir = tempfile::tempdir().unwrap();
         let mut options = CacheOptions {
+            source: "a".into(),
             dir: dir.path().join("cache"),
             ttl: TTL,
             max_bytes: Some(1 << 30),
