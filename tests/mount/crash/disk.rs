@@ -1,1 +1,1 @@
-//! disk
+//! The staging directory on a disk that is full.
