@@ -8,6 +8,7 @@ use super::attr::{Attr, Ino, Kind};
 use super::listing::listed_from_info;
 use super::{Fs, LOOKUP_DEADLINE, REFRESH_PATIENCE, name};
 use crate::error::{FsError, FsResult};
+use crate::staging::Change;
 use crate::store::{Key, ListRequest, ReadCondition, StoreError};
 
 /// How long a look-up waits for a running refresh of an old listing before the old one counts.
@@ -87,6 +88,9 @@ impl Fs {
         name: &str,
     ) -> FsResult<Attr> {
         let key = name::key_in(path, name)?;
+        if self.is_removed_here(parent, &key, name) {
+            return Err(FsError::NotFound);
+        }
         if !self.is_reachable() {
             return self.lookup_offline(parent, &key, name);
         }
@@ -120,6 +124,20 @@ impl Fs {
             Err(error) => return Err(error.into()),
         }
         self.lookup_known(parent, name).ok_or(FsError::NotFound)
+    }
+
+    /// Whether a name was removed or renamed away here and the bucket has yet to follow: what it
+    /// still holds there is not to be seen.
+    fn is_removed_here(&self, parent: Ino, key: &Key, name: &str) -> bool {
+        if let Some(record) = self.journal().record(key) {
+            return matches!(record.change, Change::Delete);
+        }
+        let changed = self
+            .tree
+            .lock()
+            .dir(parent)
+            .is_some_and(|dir| dir.was_changed(name) && dir.entry(name).is_none());
+        changed && !self.journal().records_below(&format!("{key}/")).is_empty()
     }
 
     async fn ask_for(&self, key: &Key) -> Result<Found, StoreError> {
@@ -229,6 +247,12 @@ impl Fs {
             let Some(rest) = held.version.key.as_str().strip_prefix(path) else {
                 continue;
             };
+            let name = rest.split('/').next().unwrap_or(rest);
+            let is_known = tree.dir(ino).is_none_or(|dir| dir.entry(name).is_some());
+            let record = self.journal().record(&held.version.key);
+            if is_known || record.is_some_and(|record| record.change == Change::Delete) {
+                continue;
+            }
             match rest.split_once('/') {
                 Some((folder, _)) => {
                     tree.insert_folder(ino, folder, now);

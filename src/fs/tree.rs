@@ -496,6 +496,11 @@ impl Dir {
         self.entries.values()
     }
 
+    /// Whether a name was changed here since the folder was last listed.
+    pub(super) fn was_changed(&self, name: &str) -> bool {
+        self.recent.contains_key(&*fold(name))
+    }
+
     /// Whether it holds nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
