@@ -116,7 +116,10 @@ impl Cache {
         match &*place {
             // The row goes after the name: one without a file is dropped when it is met.
             Place::Cache => fs::rename(self.path_of(content.id), to)?,
-            Place::Staged(path) | Place::Unwanted(path) if path == to => {}
+            // It must be there still, since the caller relies on its name.
+            Place::Staged(path) | Place::Unwanted(path) if path == to => {
+                fs::symlink_metadata(to).map(drop)?;
+            }
             Place::Staged(path) | Place::Unwanted(path) => fs::rename(path, to)?,
             Place::Left => return Err(io::ErrorKind::NotFound.into()),
         }

@@ -39,6 +39,16 @@ impl Fs {
         });
         let mut extra = Vec::new();
         if let Some(version) = &version {
+            if let Change::Copy { source, .. } = &record.change {
+                self.repin_copies(record, source, version)?;
+                // The file may not have moved into the cache yet; it is to move as what it is now.
+                let held = self.cache.get(source).map(|held| held.id());
+                let held = held.filter(|file| self.journal().is_released(*file));
+                extra.extend(held.map(|file| Edit::Adopt {
+                    file,
+                    version: version.clone(),
+                }));
+            }
             if let Change::Put { file, .. } = &record.change {
                 extra.push(Edit::Adopt {
                     file: *file,
@@ -95,6 +105,63 @@ impl Fs {
 }
 
 impl Fs {
+    /// New attributes were given by a copy of the object onto itself, which may have another tag
+    /// since. What else is to become of that version is meant for the new one.
+    fn repin_copies(
+        &self,
+        done: &Record,
+        old: &ObjectVersion,
+        new: &ObjectVersion,
+    ) -> JournalResult<()> {
+        if old.key.folded() != new.key.folded() || old.etag == new.etag {
+            return Ok(());
+        }
+        let mut edits = Vec::new();
+        let mut keys = Vec::new();
+        self.journal().visit(|record| {
+            if let Change::Copy {
+                source,
+                size,
+                attributes,
+            } = &record.change
+                && source == old
+                && record.seq != done.seq
+            {
+                keys.push(record.key.clone());
+                edits.push(Edit::Set {
+                    key: record.key.clone(),
+                    base: record.base.clone(),
+                    change: Change::Copy {
+                        source: new.clone(),
+                        size: *size,
+                        attributes: attributes.clone(),
+                    },
+                });
+            }
+        });
+        if edits.is_empty() {
+            return Ok(());
+        }
+        // Before the confirmation: if the process dies in between, that is found again by its id.
+        self.journal().apply(edits)?;
+        for key in keys {
+            let tree = self.tree.lock();
+            let inode = tree.find(key.as_str()).map(|(_, entry)| entry.ino);
+            let inode = inode.and_then(|ino| tree.inode(ino).cloned());
+            drop(tree);
+            if let Some(inode) = inode
+                && inode
+                    .state
+                    .lock()
+                    .remote()
+                    .is_some_and(|remote| remote.version == *old)
+            {
+                self.version_moved(&inode, new);
+            }
+        }
+        Ok(())
+    }
+
     fn show_confirmed(&self, record: &Record, version: ObjectVersion) {
         let inode = {
             let mut tree = self.tree.lock();
@@ -111,6 +178,8 @@ impl Fs {
             let Some(inode) = tree.materialise(parent, &entry.spelling) else {
                 return;
             };
+            // Held meanwhile: what leaves memory leaves it with the version it has.
+            tree.looked_up(inode.ino);
             inode
         };
         match &record.change {
@@ -122,7 +191,7 @@ impl Fs {
             Change::Copy { .. } => self.version_moved(&inode, &version),
             Change::Folder { .. } | Change::Delete => {}
         }
-        self.tree.lock().release_memory(inode.ino);
+        self.tree.lock().forget(inode.ino, 1);
     }
 
     /// The bytes are the bucket's from now on, and the staged file is a file of the cache that has

@@ -177,10 +177,8 @@ impl Fs {
     /// What the journal must say of the new key of a move, which holds `base` in the bucket.
     fn arrival(&self, moved: &Move, base: Option<ETag>) -> FsResult<Edit> {
         let record = self.journal().record(&moved.from);
-        if record.is_none() {
-            // It may have come into memory only now; what is changed has a record.
-            self.apply_kept_attributes(&moved.inode);
-        }
+        // It may have come into memory only now.
+        self.apply_kept_attributes(&moved.inode);
         let (remote, attributes, size) = {
             let state = moved.inode.state.lock();
             let attributes = state.meta.to_attributes();
@@ -388,15 +386,22 @@ impl Fs {
     /// After a rename or an upload the object lies under its new key.
     pub(super) fn version_moved(&self, inode: &Inode, to: &ObjectVersion) {
         let mut state = inode.state.lock();
-        let now = self.clock.instant();
-        state.checked_at = now;
-        if let Content::Remote(remote) = &mut state.content {
-            let from = std::mem::replace(&mut remote.version, to.clone());
-            remote.origin = Origin::Primary;
-            drop(state);
-            if from != *to {
-                self.cache.rename_version(&from, to);
-            }
+        state.checked_at = self.clock.instant();
+        let Content::Remote(remote) = &mut state.content else {
+            return;
+        };
+        let from = std::mem::replace(&mut remote.version, to.clone());
+        remote.origin = Origin::Primary;
+        if from == *to {
+            return;
+        }
+        // With the state held: whoever opens the file meanwhile must find the bytes that are open.
+        self.cache.rename_version(&from, to);
+        if let Some(file) = &mut remote.file
+            && let Some(renamed) = self.cache.get(to)
+            && renamed.id() == file.id()
+        {
+            *file = renamed;
         }
     }
 }
