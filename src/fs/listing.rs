@@ -262,6 +262,10 @@ impl Fs {
 
     fn merge(&self, ino: Ino, path: &str, listing: Listing, save: impl FnOnce()) {
         let _changes = self.changes.lock();
+        if self.tree.lock().path(ino).as_deref() != Some(path) {
+            // The folder was renamed or removed since: this is about another one.
+            return;
+        }
         let uploaded_at = self.tree.lock().dir(ino).and_then(|dir| dir.uploaded_at);
         // One that may lack a change of ours must not be found by the next start, when the journal
         // does not speak of it any more; the one saved before has been amended.
@@ -282,7 +286,9 @@ impl Fs {
     /// Takes over what an answer of the bucket told about an object beside its bytes.
     pub(super) fn learn(&self, info: &ObjectInfo) {
         let attributes = FileAttributes::from_metadata(&info.metadata);
-        if attributes == FileAttributes::default() {
+        // What is on its way to the bucket is newer.
+        let is_changed = self.journal().record(&info.version.key).is_some();
+        if attributes == FileAttributes::default() || is_changed {
             return;
         }
         if self.journal().attributes(&info.version).as_ref() != Some(&attributes) {
@@ -316,11 +322,18 @@ impl Fs {
 
     /// Gives an inode that has just come into memory the attributes that are kept for its version.
     pub(super) fn apply_kept_attributes(&self, inode: &Inode) {
+        let key = self.tree.lock().key(inode.ino);
+        let record = key.and_then(|key| self.journal().record(&key));
         let mut state = inode.state.lock();
         let Some(version) = state.remote().map(|remote| remote.version.clone()) else {
             return;
         };
-        if let Some(attributes) = self.journal().attributes(&version) {
+        let attributes = match record.map(|record| record.change) {
+            // On their way to the bucket.
+            Some(Change::Copy { attributes, .. }) => Some(attributes),
+            _ => self.journal().attributes(&version),
+        };
+        if let Some(attributes) = attributes {
             state.meta.apply(&attributes);
         }
     }
