@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use super::attr::{Caller, Fh};
+use super::attr::{Caller, Fh, SetAttr};
 use super::*;
 use crate::cache::CacheOptions;
 use crate::clock::ManualClock;
@@ -174,6 +174,14 @@ impl Bench {
         bytes
     }
 
+    /// Makes a file that is closed and waits for its upload.
+    fn save(&self, name: &str, bytes: &[u8]) -> Ino {
+        let (ino, fh) = self.create(name);
+        self.write(fh, 0, bytes).unwrap();
+        self.fs.release(fh);
+        ino
+    }
+
     fn rename(&self, from: &str, to: &str) {
         let layers = self.layers();
         let (from, to) = ((layers, OsStr::new(from)), (layers, OsStr::new(to)));
@@ -183,6 +191,14 @@ impl Bench {
     fn unlink(&self, name: &str) {
         let layers = self.layers();
         self.run(self.fs.unlink(layers, OsStr::new(name))).unwrap();
+    }
+
+    fn chmod(&self, ino: Ino, mode: u32) {
+        let change = SetAttr {
+            mode: Some(mode),
+            ..SetAttr::default()
+        };
+        self.run(self.fs.setattr(ino, None, &change)).unwrap();
     }
 
     fn record(&self, key: &str) -> Option<Record> {
@@ -343,4 +359,92 @@ fn a_removed_file_has_no_links() {
     let (ino, fh) = bench.create("a");
     bench.unlink("a");
     assert_eq!(bench.fs.getattr(ino, Some(fh)).unwrap().nlink, 0);
+}
+
+#[test]
+fn a_name_removed_here_stays_away_while_the_bucket_has_it() {
+    let bench = Bench::new();
+    bench.others_write("layers/a", b"old");
+    bench.others_write("layers/folder/b", b"old");
+    // The folder was never listed: the names come from look-ups alone.
+    let layers = bench.layers();
+    let held = bench.fs.listings.0.lock().insert(layers, {
+        let (_, receiver) = tokio::sync::watch::channel(false);
+        receiver
+    });
+    assert!(held.is_none());
+    bench.lookup("a").unwrap();
+    bench.unlink("a");
+    assert!(matches!(bench.lookup("a"), Err(FsError::NotFound)));
+    bench.lookup("folder").unwrap();
+    bench.rename("folder", "moved");
+    assert!(matches!(bench.lookup("folder"), Err(FsError::NotFound)));
+    bench.lookup("moved").unwrap();
+}
+
+#[test]
+fn a_version_that_moved_is_taken_from_where_it_lies() {
+    let bench = Bench::new();
+    let ino = bench.save("a", b"take");
+    bench.upload("layers/a");
+    let reader = bench.open(ino, READ).unwrap();
+    bench.rename("a", "b");
+    bench.upload("layers/b");
+    bench.upload("layers/a");
+    bench.fs.journal().sync().unwrap();
+    bench.fs.carry_out_releases();
+    let renamed = bench.record("layers/b");
+    assert!(renamed.is_none());
+    let version = {
+        let inode = bench.fs.inode(ino).unwrap();
+        let state = inode.state.lock();
+        state.remote().unwrap().version.clone()
+    };
+    assert_eq!(version.key, bench.key("layers/b"));
+    let writer = bench.open(ino, WRITE).unwrap();
+    bench.write(writer, 0, b"T").unwrap();
+    let id = bench.record("layers/b").unwrap().change.file().unwrap();
+    assert!(
+        bench.fs.staging.path(id).exists(),
+        "what is written lies in staging"
+    );
+    assert!(
+        bench.fs.cache.get(&version).is_none(),
+        "what is written is no version of the cache's"
+    );
+    bench.fs.release(writer);
+    bench.fs.release(reader);
+}
+
+#[test]
+fn new_attributes_on_their_way_do_not_spoil_what_follows() {
+    let bench = Bench::new();
+    bench.others_write("layers/a", b"take");
+    let ino = bench.lookup("a").unwrap().ino;
+    bench.chmod(ino, 0o600);
+    // In a local store, and for multipart objects in R2, a copy has another tag.
+    let (record, holds) = bench.send("layers/a");
+    bench.chmod(ino, 0o640);
+    bench.rename("a", "b");
+    bench.fs.confirm_upload(&record, holds).unwrap();
+    assert_eq!(bench.read(ino).unwrap(), b"take");
+    bench.upload("layers/b");
+    bench.upload("layers/a");
+    assert_eq!(bench.read(ino).unwrap(), b"take");
+}
+
+#[test]
+fn attributes_on_their_way_outlive_what_the_kernel_forgets() {
+    let bench = Bench::new();
+    bench.others_write("layers/a", b"take");
+    let ino = bench.lookup("a").unwrap().ino;
+    bench.chmod(ino, 0o600);
+    bench.fs.forget(ino, 1);
+    let attr = bench.lookup("a").unwrap();
+    assert_eq!(attr.mode, 0o600);
+    // What the bucket tells of the old attributes is out of date.
+    assert_eq!(bench.read(attr.ino).unwrap(), b"take");
+    assert_eq!(bench.fs.getattr(attr.ino, None).unwrap().mode, 0o600);
+    bench.upload("layers/a");
+    assert_eq!(bench.lookup("a").unwrap().mode, 0o600);
 }
