@@ -84,6 +84,21 @@ impl OpenFiles {
     }
 }
 
+impl OpenFiles {
+    /// Shares a file that has just come into staging. Who still has an earlier descriptor of it
+    /// open is done with it, and may be able to write through that.
+    pub(super) fn replace(self: &Arc<Self>, id: FileId, file: File) -> Arc<StagedFile> {
+        let fresh = Arc::new(StagedFile {
+            id,
+            file,
+            generation: AtomicU64::new(0),
+            open: Arc::clone(self),
+        });
+        self.shared.lock().insert(id, Arc::downgrade(&fresh));
+        fresh
+    }
+}
+
 /// The names in the staging directory that may not survive a power cut yet.
 #[derive(Debug)]
 pub(super) struct Names {

@@ -190,7 +190,7 @@ impl Staging {
     /// Takes in a file that the caller has renamed to `path(id)`; the name is not synced yet.
     pub fn received(&self, id: FileId, file: File) -> Arc<StagedFile> {
         self.shared.names.add(id);
-        self.shared.open.share(id, file)
+        self.shared.open.replace(id, file)
     }
 
     /// Carries out `fsync`: the file's bytes and every record committed before survive a power
