@@ -53,8 +53,8 @@ impl Fs {
                 opened,
             });
         }
-        let key = name::key_in(&path, &name)?;
-        let inode = self.create_staged(parent, &name, key, mode, caller)?;
+        name::key_in(&path, &name)?;
+        let inode = self.create_staged(parent, &name, mode, caller)?;
         let opened = self.open_handle(&inode, flags, None);
         Ok(Created {
             attr: inode.attr(),
@@ -91,7 +91,6 @@ impl Fs {
         &self,
         parent: Ino,
         name: &str,
-        key: Key,
         mode: u32,
         caller: Caller,
     ) -> FsResult<Arc<Inode>> {
@@ -115,6 +114,9 @@ impl Fs {
         {
             return Err(FsError::Exists);
         }
+        // Only now: the folder may have been renamed meanwhile.
+        let path = self.tree.lock().path(parent).ok_or(FsError::NotFound)?;
+        let key = name::key_in(&path, name)?;
         // A tombstone knows what the bucket still holds: its version is overwritten, so that no
         // other machine ever sees a gap.
         let base = self.base_of(&key, None);
@@ -152,9 +154,10 @@ impl Fs {
             return local.mkdir(parent, name, mode, caller);
         }
         let name = name::check(name)?;
-        let path = self.load_dir(parent)?;
-        let key = name::marker_in(&path, name)?;
+        self.load_dir(parent)?;
         let _changes = self.changes.lock();
+        let path = self.tree.lock().path(parent).ok_or(FsError::NotFound)?;
+        let key = name::marker_in(&path, name)?;
         if self
             .tree
             .lock()

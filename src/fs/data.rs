@@ -221,6 +221,10 @@ impl Fs {
                         Some(file) => file.clone(),
                         None => self.cache.open_file(&remote.version, size)?,
                     };
+                    if inode.state.lock().gate.passes_through() && !file.is_named() {
+                        // Its readers keep it; the name gets an inode of its own.
+                        return Err(self.divorce(inode));
+                    }
                     file.fill().await?;
                     self.take_from_cache(inode, &remote, &file)?
                 }

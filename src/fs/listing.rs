@@ -44,9 +44,14 @@ impl Fs {
         let begun = self.clock.instant();
         let listing = saved.map(|saved| self.listing_from_saved(&path, saved, begun));
         let emptied = self.emptied_folders(&path);
-        let _changes = self.changes.lock();
+        let changes = self.changes.lock();
         let records = self.journal().records_below(&path);
         let mut tree = self.tree.lock();
+        if tree.path(ino).as_deref() != Some(&*path) {
+            // Renamed meanwhile: all this is about another folder.
+            drop((tree, changes));
+            return self.load_dir(ino);
+        }
         let Some(dir) = tree.dir_mut(ino) else {
             return Err(FsError::NotFound);
         };

@@ -58,9 +58,6 @@ impl Fs {
         if flags.writes() && inode.state.lock().gate.passes_through() {
             // Readers see the cache file itself: it becomes the staged file, or, if it has lost
             // its name, they keep it and the writer gets an inode of its own.
-            if file.as_ref().is_some_and(|file| !file.is_named()) {
-                return Err(self.divorce(&inode));
-            }
             self.make_writable(&inode).await?;
         }
         let opened = self.open_handle(&inode, flags, file.as_ref());
@@ -216,7 +213,7 @@ impl Fs {
     }
 
     /// Readers keep an inode without a name; the name gets a new one for the writer.
-    fn divorce(&self, inode: &Inode) -> FsError {
+    pub(super) fn divorce(&self, inode: &Inode) -> FsError {
         let known = {
             let state = inode.state.lock();
             let Content::Remote(remote) = &state.content else {
