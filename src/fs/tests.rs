@@ -67,6 +67,7 @@ impl Bench {
         let (staging, replay) = Staging::open(&path("staging"), &identity, clock.clone()).unwrap();
         let options = CacheOptions {
             dir: path("cache"),
+            source: "a".into(),
             ttl: Duration::from_secs(3600),
             max_bytes: Some(1 << 30),
             min_free_bytes: 0,

@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_save_that_was_cut_short_leaves_no_name_to_the_next() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path()).unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
         // As of a process that was killed while it saved.
         let cut = "INSERT INTO listings VALUES (1, 'a/', 2, 0); \
                    INSERT INTO listed VALUES (1, 'cut', '\"tag\"', 1, 1, 0)";
@@ -233,7 +233,7 @@ mod tests {
             .write(|connection| connection.execute_batch(cut))
             .unwrap();
         drop(index);
-        let index = Index::open(dir.path()).unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
         let new = [object("a/new")];
         index
             .save_listing("a/", &new, &[], from_ms(3), &|| true)
