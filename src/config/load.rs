@@ -434,6 +434,8 @@ impl<'a> Reader<'a> {
             ("SAMPLES_DIR", &config.samples_dir),
         ];
         paths.extend(output.map(|path| ("OUTPUT_DIR", path)));
+        // A wrong one has been named already.
+        paths.retain(|(_, path)| !path.as_os_str().is_empty());
         // Only the first two are ours alone; samples and output are the user's own folders.
         for (index, &(ours, our_path)) in paths.iter().enumerate().take(2) {
             for &(other, other_path) in &paths[index + 1..] {
