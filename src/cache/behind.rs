@@ -210,7 +210,12 @@ fn keep_house(cache: &Weak<Cache>, reachable: &(dyn Fn() -> bool + Send + Sync))
         let now = cache.clock.instant();
         if cleaned_up.is_none_or(|at| now.duration_since(at) >= CLEANUP_INTERVAL) {
             let report = cache.clean_up(reachable());
-            log::info!(
+            let level = match report.freed_bytes {
+                0 => log::Level::Debug,
+                _ => log::Level::Info,
+            };
+            log::log!(
+                level,
                 "cache: {} expired, {} evicted, {} without an entry; {} bytes freed",
                 report.expired_files,
                 report.evicted_files,

@@ -14,8 +14,9 @@ use parking_lot::Mutex;
 /// The socket of the system's log: syslog's, or the journal's in its place.
 const SYSTEM_LOG: &str = "/dev/log";
 
-/// What is logged when `RUST_LOG` says nothing. The HTTP client and fuser describe every step.
-const DEFAULT_FILTER: &str = "info,fuser=warn,aws=warn,hyper=warn,rustls=warn";
+/// What is logged when `RUST_LOG` says nothing. fuser warns of each operation that we do not answer,
+/// which is on purpose.
+const DEFAULT_FILTER: &str = "warn,voicebeatfs=info,fuser=error";
 
 /// The most bytes of one message to the system's log, which cuts or refuses longer ones.
 const MAX_MESSAGE_BYTES: usize = 8 * 1024;
