@@ -105,10 +105,9 @@ impl Mount {
         if !self.options.is_empty() {
             command.arg("-o").arg(self.options.join(","));
         }
-        command.env(
-            "RUST_LOG",
-            std::env::var("TEST_LOG").unwrap_or("info".into()),
-        );
+        if let Ok(level) = std::env::var("TEST_LOG") {
+            command.env("RUST_LOG", level);
+        }
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -127,7 +126,8 @@ impl Mount {
         Ok(())
     }
 
-    fn write_env_file(&self) {
+    /// Writes the settings; mounting does it by itself.
+    pub(crate) fn write_env_file(&self) {
         let text: String = self
             .settings
             .iter()

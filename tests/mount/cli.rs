@@ -1,1 +1,432 @@
-//! cli
+//! The commands around a working mount: what they tell, what they wait for, and what they never
+//! tell. Starting and ending without a bucket is in `tests/process.rs`, a bucket that cannot be
+//! used in `tests/validate.rs`.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use r2_model::{Fault, FaultRule, Operation, Permission, R2Model, Token};
+
+use crate::common::mount::{DEADLINE, Mount, is_mount_point, model_settings};
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Every PUT takes so long.
+fn slow_uploads(model: &R2Model, time: Duration) {
+    model.add_fault(FaultRule::new(Fault::latency(time)).on(&[Operation::PutObject]));
+}
+
+#[test]
+fn every_wrong_setting_is_named_with_its_value_and_an_example() {
+    let wrong = [
+        ("R2_ACCOUNT_ID", "my-account"),
+        ("R2_BUCKET_NAME", "My Bucket"),
+        ("R2_ENDPOINT_URL", "ftp://127.0.0.1"),
+        ("R2_JURISDICTION", "mars"),
+        ("USE_R2_STORAGE", "maybe"),
+        ("FALLBACK_TO_LOCAL", "2"),
+        ("CACHE_DIR", "~/cache"),
+        ("CACHE_TTL_HOURS", "0"),
+        ("CACHE_MAX_BYTES", "50 apples"),
+        ("CACHE_MIN_FREE_BYTES", "-1"),
+        ("ALERT_CACHE_BYTES", "lots"),
+        ("STAGING_DIR", "~/staging"),
+        ("OUTPUT_DIR", "~/output"),
+        ("SAMPLES_DIR", "~/samples"),
+        ("CATALOG_FILE", "~/samples.json"),
+        ("WRITE_BACK_SECONDS", "soon"),
+        ("UPLOAD_CONCURRENCY", "0"),
+        ("LIST_TTL_SECONDS", "1e99"),
+        ("REQUEST_DEADLINE_SECONDS", "0"),
+        ("COLLECTIONS", "a/b"),
+        ("PASSTHROUGH", "perhaps"),
+        ("LOG_FILE", "~/log"),
+    ];
+    for (name, value) in wrong {
+        let settings = [
+            ("R2_ACCOUNT_ID", "0123456789abcdef0123456789abcdef"),
+            ("R2_ACCESS_KEY_ID", "key"),
+            ("R2_SECRET_ACCESS_KEY", "secret"),
+            ("R2_BUCKET_NAME", "voicebeat-audio"),
+        ];
+        let mut mount = Mount::prepare(&settings);
+        mount.set(name, value);
+        mount.write_env_file();
+        for args in [&["validate"][..], &["mount", "mnt"]] {
+            let output = mount.run(args);
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{name}: {said}");
+            assert!(said.contains(&format!("{name} is \"{value}\"")), "{said}");
+            assert!(said.contains(&format!("example: {name}=")), "{said}");
+            assert!(said.contains("/env:"), "it says where it stands: {said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+    }
+}
+
+#[test]
+fn every_missing_setting_is_named_with_an_example() {
+    let needed = [
+        ("R2_ACCOUNT_ID", "0123456789abcdef0123456789abcdef"),
+        ("R2_ACCESS_KEY_ID", "key"),
+        ("R2_SECRET_ACCESS_KEY", "secret"),
+        ("R2_BUCKET_NAME", "voicebeat-audio"),
+    ];
+    for (missing, _) in needed {
+        let others: Vec<_> = needed
+            .into_iter()
+            .filter(|(name, _)| *name != missing)
+            .collect();
+        let mount = Mount::prepare(&others);
+        mount.write_env_file();
+        for args in [&["validate"][..], &["mount", "mnt"]] {
+            let output = mount.run(args);
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{said}");
+            assert!(said.contains(&format!("{missing} is not set")), "{said}");
+            assert!(said.contains(&format!("example: {missing}=")), "{said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+    }
+}
+
+#[test]
+fn umount_waits_for_a_slow_bucket_as_long_as_it_is_told_to() {
+    let model = R2Model::start();
+    slow_uploads(&model, Duration::from_secs(2));
+    let mut mount = Mount::of(&model);
+    fs::write(mount.path("segments/take.wav"), [1; 100_000]).unwrap();
+    let status = mount.status();
+    assert_eq!(status["safe_to_shut_down"], false);
+    assert_eq!(status["uploads"]["queued"], 1);
+    assert_eq!(status["uploads"]["queued_bytes"], 100_000);
+    let told = stdout(&mount.run(&["status"]));
+    assert!(told.contains("1 wait (100.0 KB"), "{told}");
+    assert!(told.contains("safe to shut down not yet"), "{told}");
+
+    let root = mount.root();
+    let output = mount.run(&["umount", root.to_str().unwrap(), "--wait=0.1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("stays mounted: "), "{said}");
+    assert!(is_mount_point(&root) && model.keys().is_empty());
+
+    let output = mount.run(&["umount", root.to_str().unwrap(), "--wait"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    // It is in the bucket in this moment, not some time later.
+    assert_eq!(
+        model.get("segments/take.wav").unwrap().bytes,
+        vec![1; 100_000]
+    );
+    assert!(!is_mount_point(&root));
+    assert!(mount.wait_end().success());
+}
+
+#[test]
+fn umount_without_waiting_keeps_the_queue_for_the_next_mount() {
+    let model = R2Model::start();
+    slow_uploads(&model, Duration::from_secs(600));
+    let mut mount = Mount::of(&model);
+    let begun = Instant::now();
+    for (number, end) in ["umount", "SIGTERM"].into_iter().enumerate() {
+        fs::write(mount.path(&format!("segments/{number}.wav")), [3; 50_000]).unwrap();
+        mount.wait_for("it is on its way", |status| {
+            status["uploads"]["active"] != 0
+        });
+        match end {
+            "umount" => mount.unmount(),
+            _ => {
+                signal(mount.pid(), libc::SIGTERM);
+                assert!(mount.wait_end().success());
+                assert!(!is_mount_point(&mount.root()));
+            }
+        }
+        mount.mount();
+        let expected = number as u64 + 1;
+        assert_eq!(mount.status()["uploads"]["queued"], expected);
+    }
+    assert!(begun.elapsed() < DEADLINE);
+    model.clear_faults();
+    mount.remount();
+    mount.wait_uploaded();
+    assert_eq!(model.keys(), ["segments/0.wav", "segments/1.wav"]);
+}
+
+fn signal(pid: u32, number: i32) {
+    // SAFETY: a plain system call, on a process that this test has started.
+    assert_eq!(unsafe { libc::kill(pid as i32, number) }, 0);
+}
+
+#[test]
+fn a_read_only_mount_reads_and_changes_nothing() {
+    let model = R2Model::start();
+    model.put("projects/song.rpp", "theirs");
+    let mut mount = Mount::prepare(&[]);
+    for (name, value) in model_settings(&model) {
+        mount.set(&name, &value);
+    }
+    // A token that may not write is enough for it.
+    model.add_token(Token::new(
+        "reader",
+        "reader-secret",
+        Permission::ObjectReadOnly,
+    ));
+    mount.set("R2_ACCESS_KEY_ID", "reader");
+    mount.set("R2_SECRET_ACCESS_KEY", "reader-secret");
+    mount.option("ro");
+    fs::write(mount.beside("samples/kick.wav"), "a sample").unwrap();
+    mount.mount();
+    let song = mount.path("projects/song.rpp");
+    assert_eq!(fs::read(&song).unwrap(), b"theirs");
+    let kick = mount.path("samples/kick.wav");
+    assert_eq!(fs::read(&kick).unwrap(), b"a sample");
+    for (what, refused) in [
+        ("create", fs::write(mount.path("segments/new.wav"), "x")),
+        (
+            "write",
+            fs::OpenOptions::new().append(true).open(&song).map(drop),
+        ),
+        (
+            "truncate",
+            fs::OpenOptions::new()
+                .write(true)
+                .truncate(true)
+                .open(&song)
+                .map(drop),
+        ),
+        ("unlink", fs::remove_file(&song)),
+        ("rename", fs::rename(&song, mount.path("layers/song.rpp"))),
+        ("mkdir", fs::create_dir(mount.path("projects/new"))),
+        (
+            "chmod",
+            fs::set_permissions(&song, fs::metadata(&kick).unwrap().permissions()),
+        ),
+        (
+            "create a sample",
+            fs::write(mount.path("samples/new.wav"), "x"),
+        ),
+        ("unlink a sample", fs::remove_file(&kick)),
+    ] {
+        let error = refused.expect_err(what);
+        assert_eq!(
+            error.kind(),
+            io::ErrorKind::ReadOnlyFilesystem,
+            "{what}: {error}"
+        );
+    }
+    assert_eq!(mount.status()["safe_to_shut_down"], true);
+    mount.unmount();
+    assert_eq!(model.keys(), ["projects/song.rpp"]);
+    assert!(!mount.log().contains("WARN"), "{}", mount.log());
+}
+
+/// As mount(8) does it for a line of fstab: its helper for FUSE finds the program by the type. Only
+/// the helper can be told to look for it where the tests have it.
+#[test]
+fn the_helper_of_mount8_mounts_and_umount8_unmounts() {
+    let model = R2Model::start();
+    model.put("band/projects/song.rpp", "ours");
+    model.put("projects/song.rpp", "somebody else's");
+    let mut mount = Mount::prepare(&[]);
+    for (name, value) in model_settings(&model) {
+        mount.set(&name, &value);
+    }
+    mount.set("CACHE_DIR", "cache");
+    mount.set("STAGING_DIR", "staging");
+    mount.write_env_file();
+    let program = Path::new(env!("CARGO_BIN_EXE_voicebeatfs"));
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", program.parent().unwrap().display());
+    let source = format!("{}/band", model.bucket());
+    let options = format!(
+        "rw,_netdev,nofail,noatime,env_file={}",
+        mount.env_file().display()
+    );
+    let output = Command::new("/sbin/mount.fuse3")
+        .args([&source, mount.root().to_str().unwrap(), "-o", &options])
+        .args(["-t", "fuse.voicebeatfs"])
+        .env_clear()
+        .env("PATH", path)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    // It is usable in this moment.
+    assert_eq!(fs::read(mount.path("projects/song.rpp")).unwrap(), b"ours");
+    fs::write(mount.path("layers/new.wav"), "new").unwrap();
+    let status = mount.status();
+    assert_eq!(status["source"], source.as_str());
+    mount.wait_uploaded();
+    assert_eq!(model.get("band/layers/new.wav").unwrap().bytes, "new");
+    let pid = status["pid"].as_u64().unwrap();
+    let umount = Command::new("umount").arg(mount.root()).output().unwrap();
+    assert!(umount.status.success(), "{}", stderr(&umount));
+    let end = Instant::now() + DEADLINE;
+    while is_running(pid) {
+        assert!(Instant::now() < end, "the process has not ended");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn is_running(pid: u64) -> bool {
+    let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = state.rsplit(')').next().unwrap_or_default().trim_start();
+    !state.is_empty() && !state.starts_with('Z')
+}
+
+const SECRET: &str = "canary-of-the-secret-access-key";
+const SESSION: &str = "canary-of-the-session-token";
+
+/// A whole session with everything logged that can be, failures included: nothing that is printed,
+/// logged, left on disk or shown of the process has a secret in it.
+#[test]
+fn no_secret_is_told_anywhere() {
+    for level in ["debug", "trace"] {
+        let model = R2Model::start();
+        let token = Token::new("temporary-key", SECRET, Permission::ObjectReadWrite);
+        model.add_token(token.session(SESSION, Duration::from_secs(3600)));
+        model.put("segments/theirs.wav", vec![1; 100_000]);
+        let mut mount = Mount::prepare(&[]);
+        for (name, value) in model_settings(&model) {
+            mount.set(&name, &value);
+        }
+        mount.set("R2_ACCESS_KEY_ID", "temporary-key");
+        mount.set("R2_SECRET_ACCESS_KEY", SECRET);
+        mount.set("R2_SESSION_TOKEN", SESSION);
+        mount.set("LOG_FILE", "session.log");
+        mount.write_env_file();
+        let run = |mount: &Mount, args: &[&str]| {
+            let output = mount.command().args(args).env("RUST_LOG", level).output();
+            let output = output.unwrap();
+            (output.status.success(), stdout(&output) + &stderr(&output))
+        };
+        let mut said = String::new();
+        for args in [&["validate"][..], &["mount", "mnt"]] {
+            let (done, text) = run(&mount, args);
+            assert!(done, "{text}");
+            said += &text;
+        }
+        // The first read fails, and the first upload.
+        for (fault, operation) in [
+            (Fault::error("AccessDenied"), Operation::GetObject),
+            (Fault::error("InternalError"), Operation::PutObject),
+        ] {
+            model.add_fault(FaultRule::new(fault).on(&[operation]).once());
+        }
+        let _ = fs::read(mount.path("segments/theirs.wav"));
+        assert_eq!(
+            fs::read(mount.path("segments/theirs.wav")).unwrap().len(),
+            100_000
+        );
+        fs::write(mount.path("layers/ours.wav"), [2; 1000]).unwrap();
+        mount.wait_for("uploaded", |status| status["uploads"]["done"] == 1);
+        for args in [
+            &["status"][..],
+            &["status", "--json"],
+            &["queue"],
+            &["conflicts"],
+        ] {
+            said += &run(&mount, args).1;
+        }
+        let pid = mount.status()["pid"].clone();
+        for shown in ["cmdline", "environ", "comm"] {
+            let bytes = fs::read(format!("/proc/{pid}/{shown}")).unwrap();
+            said += &String::from_utf8_lossy(&bytes);
+        }
+        // From now on it is refused.
+        model.revoke("temporary-key");
+        let _ = fs::read_dir(mount.path("rhythms")).map(Iterator::count);
+        fs::write(mount.path("layers/late.wav"), [3; 1000]).unwrap();
+        mount.wait_for("refused", |status| {
+            status["uploads"]["failed"] != 0 || status["uploads"]["parked"] != 0
+        });
+        said += &run(&mount, &["queue"]).1;
+        said += &run(&mount, &["umount", "mnt"]).1;
+        said += &run(&mount, &["validate"]).1;
+        said += &run(&mount, &["mount", "mnt"]).1;
+        let log = fs::read_to_string(mount.beside("session.log")).unwrap();
+        assert!(log.contains("Uploaded layers/ours.wav to R2"), "{log}");
+        assert!(log.contains("DEBUG"), "{log}");
+        said += &log;
+        for canary in [SECRET, SESSION] {
+            let at = said.find(canary);
+            let around = |at: usize| said[at.saturating_sub(300)..at].to_owned();
+            assert_eq!(at.map(around), None, "{canary} was told after this");
+            for folder in ["staging", "cache", "output"] {
+                assert_eq!(file_with(&mount.beside(folder), canary.as_bytes()), None);
+            }
+        }
+    }
+}
+
+/// The first file below a folder that has these bytes in it.
+fn file_with(folder: &Path, bytes: &[u8]) -> Option<std::path::PathBuf> {
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let found = match path.is_dir() {
+            true => file_with(&path, bytes),
+            false => {
+                let content = fs::read(&path).unwrap_or_default();
+                let has = content.windows(bytes.len()).any(|window| window == bytes);
+                has.then_some(path)
+            }
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+#[test]
+fn the_log_of_a_session_has_one_line_for_each_thing_that_happened() {
+    let model = R2Model::start();
+    model.put("segments/theirs.wav", vec![1; 100_000]);
+    let mut mount = Mount::of(&model);
+    fs::read(mount.path("segments/theirs.wav")).unwrap();
+    fs::create_dir(mount.path("projects/song")).unwrap();
+    fs::write(mount.path("projects/song/a.wav"), [2; 1000]).unwrap();
+    fs::copy(
+        mount.path("projects/song/a.wav"),
+        mount.path("projects/song/b.wav"),
+    )
+    .unwrap();
+    mount.wait_uploaded();
+    fs::rename(
+        mount.path("projects/song/b.wav"),
+        mount.path("layers/b.wav"),
+    )
+    .unwrap();
+    fs::remove_file(mount.path("projects/song/a.wav")).unwrap();
+    mount.wait_uploaded();
+    mount.unmount();
+    let log = mount.log();
+    let mut said: Vec<&str> = log
+        .lines()
+        .map(|line| line.split_once("] ").unwrap_or(("", line)).1)
+        .collect();
+    said.sort_unstable();
+    let mut expected = [
+        "voicebeat-audio mounted on ",
+        "Uploaded projects/song/a.wav to R2 (1000 bytes, ",
+        "Uploaded projects/song/b.wav to R2 (1000 bytes, ",
+        // In the bucket a rename is a copy, and then a delete.
+        "Renamed projects/song/b.wav to layers/b.wav",
+        "Deleted projects/song/b.wav",
+        "Deleted projects/song/a.wav",
+        " was unmounted",
+    ];
+    expected.sort_unstable();
+    assert_eq!(said.len(), expected.len(), "{log}");
+    for part in expected {
+        assert!(said.iter().any(|line| line.contains(part)), "{part}: {log}");
+    }
+}
