@@ -128,7 +128,9 @@ impl Fs {
             open: true,
             pristine: None,
         };
-        let state = Mutex::new(State::new(meta, Content::Staged(staged), instant));
+        let mut state = State::new(meta, Content::Staged(staged), instant);
+        state.all_known();
+        let state = Mutex::new(state);
         let mut tree = self.tree.lock();
         let inode = Arc::new(Inode {
             ino: tree.new_ino(),
@@ -213,6 +215,7 @@ impl Fs {
             tree.materialise(parent, name).ok_or(FsError::NotFound)?
         };
         let key = self.tree.lock().key(inode.ino).ok_or(FsError::NotFound)?;
+        self.hold_for_readers(&inode);
         let edits = self.removal(&key, &inode)?;
         self.apply(edits)?;
         self.tree.lock().remove(parent, name, self.clock.instant());
@@ -229,9 +232,7 @@ impl Fs {
                 state.staged().map(|staged| staged.file.id()),
             )
         };
-        if let Some(hidden) = &self.hidden {
-            hidden.hide(key)?;
-        }
+        self.hide_local_copy(key, remote.as_ref())?;
         let mut edits = Vec::new();
         match self.base_of(key, remote.as_ref()) {
             Some(base) => {
@@ -357,12 +358,22 @@ impl Fs {
         meta.gid = change.gid.unwrap_or(meta.gid);
         meta.mtime = change.mtime.unwrap_or(meta.mtime);
         meta.ctime = self.clock.now();
-        let attributes = meta.to_attributes();
-        let same = before.to_attributes() == attributes;
+        let same = before.to_attributes() == meta.to_attributes();
+        let set = FileAttributes {
+            mtime: change.mtime,
+            mode: change.mode.map(|mode| mode & 0o7777),
+            uid: change.uid,
+            gid: change.gid,
+        };
         if !same && let Some(key) = key {
-            self.record_attributes(inode, key, attributes, change)?;
+            self.record_attributes(inode, key, meta.to_attributes(), &set)?;
         }
-        inode.state.lock().meta = meta;
+        let mut state = inode.state.lock();
+        state.meta = meta;
+        if !same {
+            state.learn(&set);
+            state.meta.ctime = self.clock.now();
+        }
         Ok(())
     }
 
@@ -371,7 +382,7 @@ impl Fs {
         inode: &Inode,
         key: Key,
         attributes: FileAttributes,
-        change: &SetAttr,
+        set: &FileAttributes,
     ) -> FsResult<()> {
         let (remote, staged, size) = {
             let state = inode.state.lock();
@@ -383,7 +394,7 @@ impl Fs {
         };
         let record = self.journal().record(&key);
         if let Some(staged) = staged {
-            if let Some(mtime) = change.mtime {
+            if let Some(mtime) = set.mtime {
                 set_mtime(&staged.file, mtime)?;
             }
             let Some(record) = record else { return Ok(()) };
@@ -409,6 +420,14 @@ impl Fs {
         if let Some(remote) = remote {
             let base = self.base_of(&key, Some(&remote));
             let source = remote.version.clone();
+            // What is not known here is left to what the object carries.
+            let known = inode.state.lock().known.clone();
+            let attributes = FileAttributes {
+                mtime: set.mtime.or(known.mtime),
+                mode: set.mode.or(known.mode),
+                uid: set.uid.or(known.uid),
+                gid: set.gid.or(known.gid),
+            };
             if remote.origin == Origin::Fallback {
                 // The copy in the fallback directory is not touched; attributes are kept here.
                 let keep = Edit::KeepAttributes {

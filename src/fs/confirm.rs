@@ -188,7 +188,10 @@ impl Fs {
                     log::warn!("{} stays in staging: {error}", record.key);
                 }
             }
-            Change::Copy { .. } => self.version_moved(&inode, &version),
+            Change::Copy { attributes, .. } => {
+                self.version_moved(&inode, &version);
+                inode.state.lock().learn(attributes);
+            }
             Change::Folder { .. } | Change::Delete => {}
         }
         self.tree.lock().forget(inode.ino, 1);
@@ -214,6 +217,7 @@ impl Fs {
             .cache
             .adopt(version, file, bytes, self.staging.path(file));
         state.checked_at = self.clock.instant();
+        state.all_known();
         state.content = Content::Remote(Remote {
             version: version.clone(),
             origin: Default::default(),

@@ -31,6 +31,13 @@ impl Fs {
         if !matches!(record.change, Change::Put { .. } | Change::Copy { .. }) {
             return Ok(false);
         }
+        if let Change::Copy { source, .. } = &record.change
+            && source.key.folded() == record.key.folded()
+        {
+            // Only attributes were to change, of a version that is gone.
+            self.journal().withdraw(&record.key, record.seq)?;
+            return Ok(true);
+        }
         let (folder, name) = split(record.key.as_str());
         let Some(copy) = self.free_name(folder, name) else {
             return Ok(false);

@@ -31,6 +31,9 @@ pub(super) struct Inode {
 pub(super) struct State {
     /// Attributes.
     pub(super) meta: Meta,
+    /// Those that the bucket told or that were set here; the others are shown by default and are
+    /// not to be written into the bucket over what it may know better.
+    pub(super) known: FileAttributes,
     /// Where its bytes are.
     pub(super) content: Content,
     /// How the kernel does its I/O.
@@ -39,6 +42,9 @@ pub(super) struct State {
     pub(super) writers: u32,
     /// When its version was last known to be the bucket's.
     pub(super) checked_at: Instant,
+    /// The bytes are about to move to a file that readers cannot pass through to: no new handle may
+    /// pass through meanwhile.
+    pub(super) moving: bool,
     /// The name shows another version by now: a new open must look the name up again.
     pub(super) superseded: bool,
 }
@@ -267,12 +273,29 @@ impl State {
     pub(super) fn new(meta: Meta, content: Content, checked_at: Instant) -> State {
         State {
             meta,
+            known: FileAttributes::default(),
             content,
             gate: IoGate::default(),
             writers: 0,
             checked_at,
+            moving: false,
             superseded: false,
         }
+    }
+
+    /// Takes over attributes that are known of the file.
+    pub(super) fn learn(&mut self, attributes: &FileAttributes) {
+        self.meta.apply(attributes);
+        let known = &mut self.known;
+        known.mtime = attributes.mtime.or(known.mtime);
+        known.mode = attributes.mode.or(known.mode);
+        known.uid = attributes.uid.or(known.uid);
+        known.gid = attributes.gid.or(known.gid);
+    }
+
+    /// The bucket has all attributes by now, as they are.
+    pub(super) fn all_known(&mut self) {
+        self.known = self.meta.to_attributes();
     }
 
     /// Returns the staged bytes, if they are staged.

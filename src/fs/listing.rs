@@ -64,7 +64,12 @@ impl Fs {
         for name in emptied {
             tree.remove(ino, &name, begun);
         }
-        self.overlay(&mut tree, ino, &path, records);
+        if let Err(error) = self.overlay(&mut tree, ino, &path, records) {
+            if let Some(dir) = tree.dir_mut(ino) {
+                dir.loaded = false;
+            }
+            return Err(error);
+        }
         Ok(path)
     }
 
@@ -79,7 +84,17 @@ impl Fs {
     }
 
     /// Lays the journal's records over a folder: what is new, renamed or deleted here.
-    fn overlay(&self, tree: &mut Tree, ino: Ino, path: &str, mut records: Vec<Record>) {
+    ///
+    /// # Errors
+    /// When a staged file cannot be opened for want of descriptors or the like: a folder without a
+    /// name that was acknowledged is worse than none.
+    fn overlay(
+        &self,
+        tree: &mut Tree,
+        ino: Ino,
+        path: &str,
+        mut records: Vec<Record>,
+    ) -> FsResult<()> {
         let now = self.clock.instant();
         records.sort_by_key(|record| !matches!(record.change, Change::Delete));
         for record in records {
@@ -88,7 +103,7 @@ impl Fs {
                 continue;
             };
             match rest.split_once('/') {
-                None => self.overlay_file(tree, ino, rest, &record, now),
+                None => self.overlay_file(tree, ino, rest, &record, now)?,
                 Some((name, deeper)) => {
                     let deleted = matches!(record.change, Change::Delete);
                     if !deleted {
@@ -99,6 +114,7 @@ impl Fs {
                 }
             }
         }
+        Ok(())
     }
 
     fn overlay_file(
@@ -108,7 +124,7 @@ impl Fs {
         name: &str,
         record: &Record,
         now: Instant,
-    ) {
+    ) -> FsResult<()> {
         if tree
             .dir(parent)
             .and_then(|dir| dir.entry(name))
@@ -117,23 +133,22 @@ impl Fs {
                     .is_some_and(|inode| inode.state.lock().staged().is_some())
             })
         {
-            return;
+            return Ok(());
         }
         let state = match &record.change {
             Change::Delete => {
                 tree.remove(parent, name, now);
-                return;
+                return Ok(());
             }
-            Change::Folder { .. } => return,
+            Change::Folder { .. } => return Ok(()),
             Change::Put {
                 file, attributes, ..
             } => {
                 let file = match self.staging.open_file(*file) {
                     Ok(file) => file,
-                    Err(error) => {
-                        log::error!("staged bytes of {} cannot be opened: {error}", record.key);
-                        return;
-                    }
+                    // Reported at the start, and parked.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+                    Err(error) => return Err(error.into()),
                 };
                 let mut meta = tree.defaults.clone();
                 if let Ok(status) = file.file().metadata() {
@@ -141,31 +156,35 @@ impl Fs {
                     meta.mtime = status.modified().unwrap_or(meta.mtime);
                     meta.ctime = meta.mtime;
                 }
-                meta.apply(attributes);
                 let staged = Staged {
                     file,
                     writer: Writer::Own,
                     open: false,
                     pristine: None,
                 };
-                State::new(meta, Content::Staged(staged), now)
+                let mut state = State::new(meta, Content::Staged(staged), now);
+                state.learn(attributes);
+                state
             }
             Change::Copy {
                 source,
                 size,
                 attributes,
             } => {
-                let mut meta = Meta {
+                let meta = Meta {
                     size: *size,
+                    // Shown until the bucket tells another; the time of a rename, not of a mount.
+                    mtime: record.changed_at,
                     ..tree.defaults.clone()
                 };
-                meta.apply(attributes);
                 let remote = Remote {
                     version: source.clone(),
                     origin: Origin::Primary,
                     file: None,
                 };
-                State::new(meta, Content::Remote(remote), now)
+                let mut state = State::new(meta, Content::Remote(remote), now);
+                state.learn(attributes);
+                state
             }
         };
         let ino = tree.new_ino();
@@ -175,6 +194,7 @@ impl Fs {
             state: Mutex::new(state),
         });
         tree.insert_file(parent, name, &inode, now);
+        Ok(())
     }
 
     /// Whether a folder's listing is missing or older than it may be.
@@ -317,7 +337,7 @@ impl Fs {
             .is_some_and(|remote| remote.version == info.version)
         {
             let before = state.meta.mtime;
-            state.meta.apply(&attributes);
+            state.learn(&attributes);
             if before != state.meta.mtime {
                 drop(state);
                 self.tell_attributes(inode.ino);
@@ -339,7 +359,7 @@ impl Fs {
             _ => self.journal().attributes(&version),
         };
         if let Some(attributes) = attributes {
-            state.meta.apply(&attributes);
+            state.learn(&attributes);
         }
     }
 }

@@ -16,6 +16,7 @@ mod data;
 mod directory;
 mod folder;
 mod handle;
+mod held;
 mod inode;
 mod listing;
 pub mod local;
@@ -25,8 +26,10 @@ mod open;
 pub mod passthrough;
 mod rename;
 mod saved;
+mod take;
 mod tree;
 
+pub use self::held::LocalCopies;
 pub use self::open::OpenFlags;
 
 use std::collections::HashSet;
@@ -50,7 +53,6 @@ use crate::clock::SharedClock;
 use crate::error::{FsError, FsResult};
 use crate::staging::{Journal, Replay, Staging};
 use crate::store::ObjectStore;
-use crate::store::fallback::HiddenKeys;
 
 /// Number of the first inode of `samples/`.
 const SAMPLES_BASE: u64 = 1 << 62;
@@ -89,8 +91,8 @@ pub struct FsParts {
     pub cache: Arc<Cache>,
     /// The staging area and its journal.
     pub staging: Arc<Staging>,
-    /// Names whose copy in the fallback directory is not to be seen, if there is a fallback.
-    pub hidden: Option<Arc<HiddenKeys>>,
+    /// The local copies behind the bucket (`FALLBACK_TO_LOCAL`), if there are any.
+    pub local_copies: Option<LocalCopies>,
     /// Time.
     pub clock: SharedClock,
     /// Where tasks run.
@@ -117,7 +119,8 @@ pub struct Fs {
     store: Arc<dyn ObjectStore>,
     cache: Arc<Cache>,
     staging: Arc<Staging>,
-    hidden: Option<Arc<HiddenKeys>>,
+    local_copies: Option<LocalCopies>,
+    held: held::Held,
     clock: SharedClock,
     runtime: Runtime,
     /// Serialises every change of names together with its journal commit.
@@ -171,7 +174,8 @@ impl Fs {
             store: parts.store,
             cache: parts.cache,
             staging: parts.staging,
-            hidden: parts.hidden,
+            local_copies: parts.local_copies,
+            held: held::Held::default(),
             clock: parts.clock,
             runtime: parts.runtime,
             changes: Mutex::new(()),

@@ -106,7 +106,7 @@ impl Fs {
         state.writers += u32::from(writes);
         let file = file.filter(|file| hold(&mut state, file));
         let whole = file
-            .filter(|file| !writes && file.is_complete())
+            .filter(|file| !writes && !state.moving && file.is_complete())
             .map(|file| file.file());
         let open = Open {
             file: whole,

@@ -84,7 +84,7 @@ impl Fs {
             .ok_or(FsError::NotFound)
     }
 
-    fn rename_file(&self, from: (Ino, &str), to: (Ino, &str)) -> FsResult<()> {
+    fn rename_file(self: &Arc<Self>, from: (Ino, &str), to: (Ino, &str)) -> FsResult<()> {
         let _changes = self.changes.lock();
         let (inode, replaced, source, target) = {
             let mut tree = self.tree.lock();
@@ -101,6 +101,9 @@ impl Fs {
             to: target,
         };
         self.move_edits(&moved, replaced.as_ref(), &mut edits)?;
+        if let Some(replaced) = &replaced {
+            self.hold_for_readers(replaced);
+        }
         self.apply(edits)?;
         let now = self.clock.instant();
         self.tree.lock().rename(from, to, now);
@@ -132,9 +135,8 @@ impl Fs {
         };
         let mut edits = Vec::new();
         for (moved, replaced) in [(&one, &other), (&other, &one)] {
-            if let Some(hidden) = &self.hidden {
-                hidden.hide(&moved.from)?;
-            }
+            let own = moved.inode.state.lock().remote().cloned();
+            self.hide_local_copy(&moved.from, own.as_ref())?;
             let remote = replaced.inode.state.lock().remote().cloned();
             let base = self.base_of(&moved.to, remote.as_ref());
             edits.push(self.arrival(moved, base)?);
@@ -181,7 +183,7 @@ impl Fs {
         self.apply_kept_attributes(&moved.inode);
         let (remote, attributes, size) = {
             let state = moved.inode.state.lock();
-            let attributes = state.meta.to_attributes();
+            let attributes = state.known.clone();
             (state.remote().cloned(), attributes, state.meta.size)
         };
         let key = moved.to.clone();
@@ -209,16 +211,13 @@ impl Fs {
         let Some(remote) = state.remote() else {
             return false;
         };
-        self.journal()
-            .attributes(&remote.version)
-            .is_none_or(|kept| kept == state.meta.to_attributes())
+        let kept = self.journal().attributes(&remote.version);
+        kept.unwrap_or_default() == state.known
     }
 
     /// The old key of a move becomes a tombstone, if the bucket has or may come to have it.
     fn leave(&self, moved: &Move, remote: Option<&Remote>, edits: &mut Vec<Edit>) -> FsResult<()> {
-        if let Some(hidden) = &self.hidden {
-            hidden.hide(&moved.from)?;
-        }
+        self.hide_local_copy(&moved.from, remote)?;
         let key = moved.from.clone();
         let base = self.base_of(&key, remote);
         match base {

@@ -93,7 +93,7 @@ impl Bench {
             store: store.clone(),
             cache,
             staging,
-            hidden: None,
+            local_copies: None,
             clock,
             runtime: runtime.handle().clone(),
         };

@@ -18,7 +18,7 @@ use crate::control::queue::{ConflictEntry, MAX_ENTRIES, Operation, Queue, QueueE
 use crate::control::{
     CacheStatus, OperationsStatus, ReadStatus, Report, StatusSource, UploadStatus,
 };
-use crate::fs::{Fs, FsOptions, FsParts};
+use crate::fs::{Fs, FsOptions, FsParts, LocalCopies};
 use crate::fuse::{DeviceRegistrar, Fuse};
 use crate::metrics::Operations;
 use crate::staging::{Change, Confirmed, Identity, JournalResult, Record, Sealed, Staging};
@@ -49,7 +49,7 @@ pub(super) fn assemble(
     let Stores {
         store,
         for_uploads,
-        hidden,
+        local_copies,
         warnings,
     } = make_stores(config, &operations, &clock, runtime)?;
     let (staging, replay) = Staging::open(&config.staging_dir, &identity(config), clock.clone())
@@ -69,7 +69,7 @@ pub(super) fn assemble(
         store: store.clone(),
         cache: cache.clone(),
         staging: staging.clone(),
-        hidden,
+        local_copies,
         clock: clock.clone(),
         runtime: runtime.clone(),
     };
@@ -113,7 +113,7 @@ struct Stores {
     store: Arc<dyn ObjectStore>,
     /// For the uploader, to which a local copy says nothing.
     for_uploads: Arc<dyn ObjectStore>,
-    hidden: Option<Arc<HiddenKeys>>,
+    local_copies: Option<LocalCopies>,
     warnings: Vec<String>,
 }
 
@@ -122,7 +122,7 @@ impl Stores {
         Stores {
             for_uploads: store.clone(),
             store,
-            hidden: None,
+            local_copies: None,
             warnings,
         }
     }
@@ -166,7 +166,10 @@ fn make_stores(
     Ok(Stores {
         for_uploads: Arc::new(UploadView::new(pair.clone())),
         store: pair,
-        hidden: Some(hidden),
+        local_copies: Some(LocalCopies {
+            hidden,
+            dir: dir.clone(),
+        }),
         warnings,
     })
 }
@@ -221,6 +224,10 @@ impl Confirm for Confirmations {
 
     fn changed(&self, record: &Record, found: &ObjectInfo) -> JournalResult<Confirmed> {
         self.0.keep_changed(record, found)
+    }
+
+    fn is_held(&self, key: &Key) -> bool {
+        self.0.is_held(key)
     }
 
     fn detoured(&self, record: &Record, aside: &ObjectVersion) -> JournalResult<bool> {

@@ -45,6 +45,7 @@ pub(super) fn start<F: fuser::Filesystem>(
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
+    raise_descriptor_limit();
     let runtime = build_runtime()?;
     // Signals and sockets register with the runtime they are made on.
     let entered = runtime.enter();
@@ -104,6 +105,17 @@ fn start_log(config: &Config, foreground: bool) -> Result<Log, MountError> {
         },
         None => MountError::start("cannot start the log")(source),
     })
+}
+
+/// Every file that waits for its upload, every open one and every connection takes a descriptor;
+/// the usual soft limit of 1,024 would end a long session without a network.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("the limit of open files stays as it is: {error}");
+    }
 }
 
 fn build_runtime() -> Result<Runtime, MountError> {

@@ -25,7 +25,7 @@ use self::follow::{Follower, Orders};
 use self::send::Sender;
 use crate::clock::SharedClock;
 use crate::staging::{Confirmed, JournalResult, Record, Sealed, Staging};
-use crate::store::{ETag, ObjectInfo, ObjectStore, ObjectVersion};
+use crate::store::{ETag, Key, ObjectInfo, ObjectStore, ObjectVersion};
 
 /// What the uploader tells about its success. Implemented by `fs`, which changes the tree and the
 /// journal in one step.
@@ -50,6 +50,13 @@ pub trait Confirm: Send + Sync {
     /// # Errors
     /// Those of the journal.
     fn changed(&self, record: &Record, found: &ObjectInfo) -> JournalResult<Confirmed>;
+
+    /// Whether the object under a key must stay for now, since its bytes are still being fetched for
+    /// somebody who has it open. Held keys come free by themselves.
+    fn is_held(&self, key: &Key) -> bool {
+        let _ = key;
+        false
+    }
 
     /// A rename that waits, over others, for itself has made a copy of its source aside, `aside`,
     /// and is to go on from there, so that the source comes free. Returns whether it will; if not,

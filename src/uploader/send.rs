@@ -19,12 +19,14 @@ use crate::staging::{Change, Journal, JournalError, Record, Sealed, Staging};
 use crate::store::attributes::{FileAttributes, WRITE_ID, content_type};
 use crate::store::{
     CopyRequest, ETag, Key, Md5, ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PutRequest,
-    ReadCondition, StoreError, StoreResult, WriteCondition,
+    ReadCondition, StoreError, StoreResult, UserMetadata, WriteCondition,
 };
 
 /// Tries with "no right to this key" before a record is parked; with the waits between them they
 /// last for a minute and more.
 const DENIED_TRIES: u32 = 8;
+/// How soon to look again at a key that is held.
+const HELD_LOOK: Duration = Duration::from_millis(500);
 /// Where renames that wait for each other put a copy aside.
 const DETOUR_PREFIX: &str = ".voicebeatfs/detour/";
 /// How often to look whether a write that may still land has landed under a tombstone.
@@ -97,6 +99,10 @@ pub(super) struct Operation {
 impl Sender {
     /// Carries out one record. Returns how that ended, and whether the store was heard of.
     pub(super) async fn carry_out(self: Arc<Sender>, record: Record) -> (Outcome, bool) {
+        // Somebody still reads what the key holds, and not all of it is here yet.
+        if self.confirm.is_held(&record.key) {
+            return (Outcome::Later(HELD_LOOK), false);
+        }
         let mut operation = Operation::new(self, record);
         let result = match operation.record.change.clone() {
             Change::Put { file, .. } => operation.put(file).await,
@@ -251,6 +257,9 @@ impl Operation {
         match verdict::judge(&self.record, &attempts, found.as_ref()) {
             Verdict::Landed(etag) => {
                 let sent = self.record.change.sealed().cloned();
+                if let Some(found) = &found {
+                    self.note_carried(&found.metadata);
+                }
                 self.uncertain = true;
                 log::info!("{} is in the bucket already", self.record.key);
                 self.succeeded(Some(etag), sent.as_ref()).map(Some)
@@ -329,11 +338,13 @@ impl Operation {
         let result = match self.hear(found) {
             Ok(info) => {
                 self.begin()?;
+                let headers = self.copied_headers(&info, attributes);
+                self.note_carried(&headers.metadata);
                 let request = CopyRequest {
                     source: source.clone(),
                     destination: self.record.key.clone(),
                     condition: verdict::condition(&self.record),
-                    headers: Some(self.copied_headers(&info, attributes)),
+                    headers: Some(headers),
                 };
                 let result = store.copy(request).await;
                 self.hear(result)
@@ -359,6 +370,13 @@ impl Operation {
                 Err(Stop::Park(reason))
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The confirmation of a copy tells which attributes the new object carries.
+    fn note_carried(&mut self, metadata: &UserMetadata) {
+        if let Change::Copy { attributes, .. } = &mut self.record.change {
+            *attributes = FileAttributes::from_metadata(metadata);
         }
     }
 

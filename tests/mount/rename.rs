@@ -97,3 +97,52 @@ fn what_cannot_be_exchanged_says_so() {
     let folder = exchange(&mount, "projects/a.rpp", "projects/folder");
     assert_eq!(folder, Err(rustix::io::Errno::INVAL));
 }
+
+#[test]
+fn a_rename_keeps_what_others_have_said_about_an_object() {
+    let model = R2Model::start();
+    let said = [
+        ("mtime", "1600000000.5"),
+        ("mode", "384"),
+        ("artist", "someone"),
+    ];
+    model.put_with("segments/a.wav", "RIFF", "audio/x-theirs", &said);
+    let mount = Mount::of(&model);
+    assert_eq!(fs::read_dir(mount.path("segments")).unwrap().count(), 1);
+    fs::rename(mount.path("segments/a.wav"), mount.path("segments/b.wav")).unwrap();
+    mount.wait_uploaded();
+    let object = model.get("segments/b.wav").unwrap();
+    assert_eq!(object.content_type, "audio/x-theirs");
+    assert_eq!(object.metadata["artist"], "someone");
+    assert_eq!(object.metadata["mode"], "384");
+    assert_eq!(object.metadata["mtime"], "1600000000.500000000");
+    use std::os::unix::fs::MetadataExt;
+    let status = fs::metadata(mount.path("segments/b.wav")).unwrap();
+    assert_eq!(status.mtime(), 1_600_000_000);
+    assert_eq!(status.mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn a_file_that_is_read_while_it_is_removed_is_read_to_its_end() {
+    const SIZE: u64 = 24 << 20;
+    let model = R2Model::start();
+    model.put_generated("segments/long.wav", SIZE);
+    model.add_fault(
+        r2_model::FaultRule::new(r2_model::Fault::SlowBody(4 << 20))
+            .on(&[r2_model::Operation::GetObject]),
+    );
+    let mount = Mount::with(&model, &[("WRITE_BACK_SECONDS", "0")]);
+    let mut file = fs::File::open(mount.path("segments/long.wav")).unwrap();
+    let mut start = [0; 4096];
+    std::io::Read::read_exact(&mut file, &mut start).unwrap();
+    fs::remove_file(mount.path("segments/long.wav")).unwrap();
+    assert!(!mount.path("segments/long.wav").exists());
+    let mut rest = Vec::new();
+    std::io::Read::read_to_end(&mut file, &mut rest).unwrap();
+    assert_eq!(rest.len() as u64 + 4096, SIZE);
+    let expected = r2_model::generated_bytes("segments/long.wav", 4096, rest.len());
+    assert!(rest == expected, "the bytes are those of the object");
+    drop(file);
+    mount.wait_uploaded();
+    assert!(model.keys().is_empty());
+}
