@@ -157,6 +157,7 @@ impl Uploader {
             clock,
             memory: Arc::new(Semaphore::new(MEMORY_BYTES / MEMORY_UNIT)),
             unfinished: Mutex::default(),
+            lost_deletes: Mutex::default(),
             stopping: AtomicBool::new(false),
             reachable: AtomicBool::new(true),
             done: AtomicU64::new(0),

@@ -1,10 +1,11 @@
 //! One operation for one record: what is asked of the store, in which order, and what its answers
 //! mean. Bytes are sent by [`super::bytes`].
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
@@ -25,6 +26,9 @@ use crate::store::{
 /// Tries with "no right to this key" before a record is parked; with the waits between them they
 /// last for a minute and more.
 const DENIED_TRIES: u32 = 8;
+/// How long a delete whose answer was lost may still land: nothing is written to its key
+/// meanwhile, since a delete has no condition that would spare what came after it (design.md §7).
+const DELETE_SETTLES: Duration = Duration::from_secs(30);
 /// How soon to look again at a key that is held.
 const HELD_LOOK: Duration = Duration::from_millis(500);
 /// Where renames that wait for each other put a copy aside.
@@ -43,6 +47,8 @@ pub(super) struct Sender {
     pub(super) memory: Arc<Semaphore>,
     /// Multipart uploads that failed for a while, to be gone on with.
     pub(super) unfinished: parking_lot::Mutex<Vec<Unfinished>>,
+    /// When a delete of a key was sent whose answer was lost. Keys are folded.
+    pub(super) lost_deletes: parking_lot::Mutex<HashMap<Key, Instant>>,
     pub(super) stopping: AtomicBool,
     pub(super) reachable: AtomicBool,
     pub(super) done: AtomicU64,
@@ -103,6 +109,11 @@ impl Sender {
         if self.confirm.is_held(&record.key) {
             return (Outcome::Later(HELD_LOOK), false);
         }
+        if record.change != Change::Delete
+            && let Some(wait) = self.delete_may_land(&record.key)
+        {
+            return (Outcome::Later(wait), false);
+        }
         let mut operation = Operation::new(self, record);
         let result = match operation.record.change.clone() {
             Change::Put { file, .. } => operation.put(file).await,
@@ -118,6 +129,15 @@ impl Sender {
 }
 
 impl Sender {
+    /// Returns for how long yet a delete of the key may land whose answer was lost.
+    fn delete_may_land(&self, key: &Key) -> Option<Duration> {
+        let now = self.clock.instant();
+        let mut lost = self.lost_deletes.lock();
+        lost.retain(|_, sent| now < *sent + DELETE_SETTLES);
+        lost.get(&key.folded())
+            .map(|sent| *sent + DELETE_SETTLES - now)
+    }
+
     /// Breaks a circle of renames at one record, by copying its source aside.
     pub(super) async fn detour(self: Arc<Sender>, record: Record) -> (Outcome, bool) {
         let mut operation = Operation::new(self, record);
@@ -414,6 +434,10 @@ impl Operation {
                 return Err(Stop::Changed);
             }
             let result = self.sender.store.delete(&self.record.key).await;
+            if matches!(result, Err(StoreError::Unavailable { .. })) {
+                let (key, now) = (self.record.key.folded(), self.sender.clock.instant());
+                self.sender.lost_deletes.lock().insert(key, now);
+            }
             self.hear(result)?;
             if let Some(own) = own {
                 self.journal()

@@ -353,6 +353,25 @@ async fn new_attributes_are_a_copy_onto_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_written_while_a_lost_delete_may_land() {
+    let bench = Bench::new();
+    let etag = bench.store.write("take", b"old");
+    bench
+        .store
+        .fail("delete", 1, || Fault::Before(unavailable()));
+    bench.set("take", Some(etag.clone()), Change::Delete);
+    let begun = bench.clock.instant();
+    while !bench.store.take_calls().contains(&"delete".to_owned()) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // The delete may still be on its way when the name is used again.
+    bench.save("take", Some(etag), b"new");
+    bench.drain().await;
+    assert_eq!(bench.bytes("take").unwrap(), b"new");
+    assert!(bench.clock.instant() - begun >= Duration::from_secs(30));
+}
+
+#[tokio::test(start_paused = true)]
 async fn folders_are_markers() {
     let bench = Bench::new();
     let folder = || Change::Folder {
