@@ -164,9 +164,12 @@ impl Filesystem for Fuse {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         // Inline from known names; remote for the first look at a name.
         let (fs, name) = (self.fs.clone(), name.to_owned());
-        let reply = self.entry(reply);
-        let future = async move { fs.lookup(Ino(parent.0), &name).await };
-        self.answer("lookup", parent.0, future, reply);
+        let future = async move {
+            let attr = fs.lookup(Ino(parent.0), &name).await?;
+            Ok((fs.name_ttl(Ino(parent.0), &name, attr.ino), attr))
+        };
+        let answer = |found| reply::looked_up(reply, found);
+        self.answer("lookup", parent.0, future, answer);
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, count: u64) {

@@ -56,7 +56,12 @@ impl Fs {
     /// A folder's own times move when a name in it changes. They are not worth a commit each: what
     /// is lost with a killed process is less than a second of them.
     pub(super) fn touch_folder(&self, ino: Ino) {
-        let Some(inode) = self.tree.lock().inode(ino).cloned() else {
+        let (inode, respelled) = {
+            let mut tree = self.tree.lock();
+            (tree.inode(ino).cloned(), tree.take_respelled())
+        };
+        self.tell_stale(respelled);
+        let Some(inode) = inode else {
             return;
         };
         let now = self.clock.now();

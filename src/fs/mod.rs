@@ -234,6 +234,21 @@ impl Fs {
         }
     }
 
+    /// How long the kernel may trust the answer to a look-up: not at all if the name is spelled
+    /// otherwise there, since a change can tell the kernel of the one spelling only.
+    pub fn name_ttl(&self, parent: Ino, name: &OsStr, ino: Ino) -> Duration {
+        let respelled = || {
+            let tree = self.tree.lock();
+            let dir = tree.dir(parent)?;
+            let entry = name.to_str().and_then(|name| dir.entry(name))?;
+            (OsStr::new(&*entry.spelling) != name).then_some(Duration::ZERO)
+        };
+        match name.is_ascii() {
+            true => self.ttl(ino),
+            false => respelled().unwrap_or_else(|| self.ttl(ino)),
+        }
+    }
+
     /// Returns the counters.
     pub fn stats(&self) -> FsStats {
         let unsealed = self

@@ -25,6 +25,8 @@ pub(super) struct Tree {
     nodes: HashMap<Ino, Node>,
     dirs: HashMap<Ino, Dir>,
     next_ino: u64,
+    /// Names that were changed by another spelling than their own, by which the kernel knows them.
+    respelled: Vec<Stale>,
     /// Attributes of what the bucket tells nothing about.
     pub(super) defaults: Meta,
 }
@@ -84,6 +86,7 @@ impl Tree {
             nodes: HashMap::new(),
             dirs: HashMap::new(),
             next_ino: Ino::ROOT.0,
+            respelled: Vec::new(),
             defaults,
         };
         let root = tree.add_folder(None, now);
@@ -374,6 +377,7 @@ impl Tree {
         let dir = self.dirs.get_mut(&parent)?;
         dir.recent.insert((&*folded).into(), now);
         let entry = dir.entries.remove(&*folded)?;
+        self.note_respelled(parent, name, &entry.spelling);
         if let Some(node) = self.nodes.get_mut(&entry.ino) {
             node.place = None;
         }
@@ -393,6 +397,7 @@ impl Tree {
         dir.recent.insert((&*folded).into(), now);
         let mut entry = dir.entries.remove(&*folded)?;
         let ino = entry.ino;
+        self.note_respelled(from.0, from.1, &entry.spelling);
         entry.spelling = to.1.into();
         let place = self.insert_entry(to.0, to.1, entry, now);
         if let Some(node) = self.nodes.get_mut(&ino) {
@@ -409,7 +414,8 @@ impl Tree {
         let (Some(one), Some(other)) = (find(self, a), find(self, b)) else {
             return;
         };
-        for ((parent, _), place, entry) in [(a, &one, &other), (b, &other, &one)] {
+        for ((parent, name), place, entry) in [(a, &one, &other), (b, &other, &one)] {
+            self.note_respelled(parent, name, &place.spelling);
             let folded: Box<str> = (&*fold(&place.spelling)).into();
             let Some(dir) = self.dirs.get_mut(&parent) else {
                 continue;
@@ -460,6 +466,21 @@ impl Tree {
         ino
     }
 
+    fn note_respelled(&mut self, parent: Ino, name: &str, spelling: &str) {
+        if name != spelling {
+            self.respelled.push(Stale {
+                parent,
+                name: spelling.into(),
+            });
+        }
+    }
+
+    /// Returns the names that the kernel must look up again since they were changed by another
+    /// spelling, once.
+    pub(super) fn take_respelled(&mut self) -> Vec<Stale> {
+        std::mem::take(&mut self.respelled)
+    }
+
     fn insert_entry(
         &mut self,
         parent: Ino,
@@ -473,6 +494,7 @@ impl Tree {
         if let Some(replaced) = dir.entries.insert(folded.clone(), entry.clone())
             && replaced.ino != entry.ino
         {
+            self.note_respelled(parent, name, &replaced.spelling);
             if let Some(node) = self.nodes.get_mut(&replaced.ino) {
                 node.place = None;
             }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use fuser::{
-    FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyCreate, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyOpen,
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyCreate,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyOpen,
 };
 
 use crate::fs::attr::{Attr, DirEntry, Ino, Kind};
@@ -40,6 +40,14 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         rdev: attr.rdev,
         blksize: 4096,
         flags: 0,
+    }
+}
+
+/// Answers a look-up with how long the name may be trusted, and what it names.
+pub(super) fn looked_up(reply: ReplyEntry, found: Result<(Duration, Attr), Errno>) {
+    match found {
+        Ok((ttl, attr)) => reply.entry(&ttl, &file_attr(&attr), Generation(0)),
+        Err(error) => reply.error(error),
     }
 }
 

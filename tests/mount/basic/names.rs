@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Instant;
 
 use r2_model::R2Model;
 
 use super::Bucket;
 use super::bucket::on_each_bucket;
-use crate::common::mount::Mount;
+use crate::common::mount::{DEADLINE, Mount};
 
 on_each_bucket!(odd_names_work);
 
@@ -158,7 +159,15 @@ fn both_unicode_spellings_are_one_file() {
         fs::read(mount.path("segments").join(composed)).unwrap(),
         b"two"
     );
+    // Looked up by either, removed by one, gone for both.
+    for name in [composed, decomposed] {
+        fs::metadata(mount.path("segments").join(name)).unwrap();
+    }
     fs::remove_file(mount.path("segments").join(decomposed)).unwrap();
+    let end = Instant::now() + DEADLINE;
+    while fs::metadata(mount.path("segments").join(composed)).is_ok() {
+        assert!(Instant::now() < end, "the other spelling stays");
+    }
     mount.wait_uploaded();
     assert_eq!(model.keys().len(), 1);
 }
