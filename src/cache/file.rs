@@ -288,6 +288,11 @@ impl CacheFile {
         self.content.is_complete()
     }
 
+    /// Whether no byte has to come from the bucket any more.
+    pub fn is_held(&self) -> bool {
+        self.is_complete() || self.held_bytes() == self.size()
+    }
+
     /// Whether the last download or revalidation is longer ago than the TTL.
     pub fn is_expired(&self) -> bool {
         let fetched_at = self.content.state.lock().fetched_at;

@@ -81,7 +81,7 @@ impl Fs {
                 Content::Remote(remote) => {
                     if let Some(file) = &remote.file {
                         // What is open already decides: readers may pass through to it.
-                        self.cache.note_open(file.is_complete());
+                        self.cache.note_open(file.is_held());
                         return Ok(Some(file.clone()));
                     }
                     (remote.version.clone(), state.meta.size)
@@ -90,7 +90,7 @@ impl Fs {
             }
         };
         let file = self.cache.open_file(&version, size)?;
-        self.cache.note_open(file.is_complete());
+        self.cache.note_open(file.is_held());
         Ok(Some(file))
     }
 
