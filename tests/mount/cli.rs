@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use r2_model::{Fault, FaultRule, Operation, Permission, R2Model, Token};
+use serde_json::Value;
 
 use crate::common::mount::{DEADLINE, Mount, is_mount_point, model_settings};
 
@@ -96,6 +97,72 @@ fn every_missing_setting_is_named_with_an_example() {
             assert!(said.contains(&format!("example: {missing}=")), "{said}");
             assert_eq!(said.lines().count(), 1, "{said}");
         }
+    }
+}
+
+#[test]
+fn status_tells_what_has_happened() {
+    let model = R2Model::start();
+    model.put("segments/theirs.wav", vec![1; 300_000]);
+    let mount = Mount::of(&model);
+    // What was asked before it was mounted is not counted.
+    model.clear_requests();
+    for _ in 0..3 {
+        fs::read(mount.path("segments/theirs.wav")).unwrap();
+    }
+    for number in 0..3 {
+        fs::write(mount.path(&format!("layers/{number}.wav")), [2; 10_000]).unwrap();
+    }
+    mount.wait_uploaded();
+    // Uploaded files move into the cache behind, and a listing may still be under way.
+    mount.wait_for("all are in the cache", |status| {
+        status["cache"]["files"] == 4
+    });
+    mount.wait_for("the costs are those of the model", |status| {
+        let costs = model.costs();
+        let told = &status["operations"];
+        told["class_a"] == costs.class_a
+            && told["class_b"] == costs.class_b
+            && told["free"] == costs.free
+    });
+    let status = mount.status();
+    for (name, expected) in [
+        ("/version", env!("CARGO_PKG_VERSION").into()),
+        ("/mountpoint", mount.root().to_str().unwrap().into()),
+        ("/backend", "r2".into()),
+        ("/source", "voicebeat-audio".into()),
+        ("/pid", mount.pid().into()),
+        ("/online", true.into()),
+        ("/safe_to_shut_down", true.into()),
+        ("/cache/bytes", 330_000.into()),
+        ("/cache/files", 4.into()),
+        ("/cache/hits", 2.into()),
+        ("/cache/misses", 1.into()),
+        ("/cache/hit_rate", (2.0 / 3.0).into()),
+        ("/uploads/queued", 0.into()),
+        ("/uploads/queued_bytes", 0.into()),
+        ("/uploads/active", 0.into()),
+        ("/uploads/failed", 0.into()),
+        ("/uploads/parked", 0.into()),
+        ("/uploads/oldest_seconds", Value::Null),
+        ("/uploads/done", 3.into()),
+        ("/conflicts", 0.into()),
+        ("/alerts", Value::Array(Vec::new())),
+    ] {
+        assert_eq!(status.pointer(name), Some(&expected), "{name}: {status:#}");
+    }
+    assert!(status["cache"]["max_bytes"].as_u64() > Some(0));
+    assert!(status["operations"]["usd_per_month"].as_f64() > Some(0.0));
+    let told = stdout(&mount.run(&["status"]));
+    for part in [
+        "voicebeat-audio on ",
+        "r2, online",
+        "330.0 KB of ",
+        "67 % hits (2 of 3)",
+        "nothing waits, 3 done",
+        "yes, everything is in the bucket",
+    ] {
+        assert!(told.contains(part), "\"{part}\" is not in:\n{told}");
     }
 }
 
