@@ -199,33 +199,48 @@ fn umount_waits_for_a_slow_bucket_as_long_as_it_is_told_to() {
 }
 
 #[test]
-fn umount_without_waiting_keeps_the_queue_for_the_next_mount() {
+fn however_a_mount_ends_its_queue_is_there_for_the_next() {
     let model = R2Model::start();
-    slow_uploads(&model, Duration::from_secs(600));
+    let unavailable = Fault::error("ServiceUnavailable");
+    model.add_fault(FaultRule::new(unavailable).on(&[Operation::PutObject]));
     let mut mount = Mount::of(&model);
-    let begun = Instant::now();
-    for (number, end) in ["umount", "SIGTERM"].into_iter().enumerate() {
+    for (number, end) in ["umount", "a signal", "two signals"]
+        .into_iter()
+        .enumerate()
+    {
         fs::write(mount.path(&format!("segments/{number}.wav")), [3; 50_000]).unwrap();
-        mount.wait_for("it is on its way", |status| {
-            status["uploads"]["active"] != 0
-        });
+        if end == "two signals" {
+            // The first would wait for what is on its way.
+            model.clear_faults();
+            slow_uploads(&model, Duration::from_secs(600));
+            mount.wait_for("on its way", |status| status["uploads"]["active"] != 0);
+        } else {
+            mount.wait_for("tried", |status| status["uploads"]["failed"] != 0);
+        }
+        let begun = Instant::now();
         match end {
             "umount" => mount.unmount(),
             _ => {
                 signal(mount.pid(), libc::SIGTERM);
-                assert!(mount.wait_end().success());
+                if end == "two signals" {
+                    while is_mount_point(&mount.root()) {
+                        assert!(begun.elapsed() < Duration::from_secs(10));
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                    signal(mount.pid(), libc::SIGTERM);
+                }
+                mount.wait_end();
                 assert!(!is_mount_point(&mount.root()));
             }
         }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{end}");
         mount.mount();
-        let expected = number as u64 + 1;
-        assert_eq!(mount.status()["uploads"]["queued"], expected);
+        assert_eq!(mount.status()["uploads"]["queued"], number + 1);
     }
-    assert!(begun.elapsed() < DEADLINE);
     model.clear_faults();
-    mount.remount();
     mount.wait_uploaded();
-    assert_eq!(model.keys(), ["segments/0.wav", "segments/1.wav"]);
+    let keys = model.keys();
+    assert_eq!(keys, ["segments/0.wav", "segments/1.wav", "segments/2.wav"]);
 }
 
 fn signal(pid: u32, number: i32) {
