@@ -73,7 +73,13 @@ impl Fs {
         Ok(path)
     }
 
-    fn listing_from_saved(&self, path: &str, saved: SavedListing, begun: Instant) -> Listing {
+    fn listing_from_saved(&self, path: &str, mut saved: SavedListing, begun: Instant) -> Listing {
+        if let Some(copies) = &self.local_copies {
+            // Hidden since it was saved.
+            saved.objects.retain(|object| {
+                object.origin == Origin::Primary || !copies.hidden.contains(&object.version.key)
+            });
+        }
         let age = self
             .clock
             .now()

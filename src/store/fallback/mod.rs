@@ -56,9 +56,15 @@ impl FallbackStore {
         }
     }
 
+    /// Whoever asks for that very version knows it: a renamed file is read, and copied into the
+    /// bucket, from its old key.
+    fn hides(&self, key: &Key, condition: &ReadCondition) -> bool {
+        self.hidden.contains(key) && !is_pinned_locally(condition)
+    }
+
     /// Describes the local copy, unless it is hidden.
     async fn local_head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {
-        if self.hidden.contains(key) {
+        if self.hides(key, &condition) {
             return Err(StoreError::NotFound);
         }
         let mut info = self.local.head(key, condition).await?;
@@ -67,7 +73,7 @@ impl FallbackStore {
     }
 
     async fn local_get(&self, request: GetRequest) -> StoreResult<GetResponse> {
-        if self.hidden.contains(&request.key) {
+        if self.hides(&request.key, &request.condition) {
             return Err(StoreError::NotFound);
         }
         let mut response = self.local.get(request).await?;
