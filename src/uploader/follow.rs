@@ -16,6 +16,14 @@ use crate::store::Key;
 /// Wakes the loop when nothing else does. Nothing depends on it.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// How long what is on its way may go on once told to stop. Cutting it loses nothing: the journal
+/// knows of every write before it is sent, as after a kill.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// The same while the store does not answer.
+const STOP_GRACE_UNREACHABLE: Duration = Duration::from_secs(1);
+/// How long the store is asked to forget unfinished uploads; it forgets them by itself after days.
+const ABORT_LIMIT: Duration = Duration::from_secs(2);
+
 /// What the owner tells the loop.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Orders {
@@ -67,6 +75,7 @@ impl Follower {
         self.take_in_all();
         // As many as the plan lets go at once can end at once.
         let (ended_sender, mut ended) = mpsc::channel(2 * self.sender.options.concurrency.max(1));
+        let mut stop_at = None;
         loop {
             changed.borrow_and_update();
             let orders = *self.orders.borrow_and_update();
@@ -78,7 +87,14 @@ impl Follower {
                 break;
             }
             let now = self.sender.clock.instant();
-            let wakes_at = self.plan.wakes_at().filter(|_| !orders.stop);
+            let mut wakes_at = self.plan.wakes_at();
+            if orders.stop {
+                let at = *stop_at.get_or_insert(now + self.stop_grace());
+                if now >= at {
+                    break;
+                }
+                wakes_at = Some(at);
+            }
             let pause = wakes_at.map_or(IDLE, |at| at.saturating_duration_since(now));
             tokio::select! {
                 _ = changed.changed() => {}
@@ -87,7 +103,14 @@ impl Follower {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        self.sender.abort_unfinished().await;
+        let _ = tokio::time::timeout(ABORT_LIMIT, self.sender.abort_unfinished()).await;
+    }
+
+    fn stop_grace(&self) -> Duration {
+        match self.sender.reachable.load(Ordering::Relaxed) {
+            true => STOP_GRACE,
+            false => STOP_GRACE_UNREACHABLE,
+        }
     }
 
     /// Takes in all records. Their changes may have been told to a follower before this one.
