@@ -19,7 +19,7 @@ use super::file::{CacheFile, ContentState, Phase};
 use super::read_ahead::{
     FIRST_FETCH_BYTES, LEAST_FETCH_BYTES, ReadStream, SMALL_FILE_BYTES, Stream,
 };
-use super::{Cache, CacheError, InfoObserver};
+use super::{Cache, CacheError, DamageObserver, InfoObserver};
 use crate::store::ObjectStore;
 
 /// Requests for bytes that nobody waits for yet, of all files together. With 4 MiB each they fill
@@ -74,6 +74,7 @@ pub(super) struct Fetcher {
     /// How long a transfer may stand still.
     pub(super) deadline: Duration,
     pub(super) observer: Mutex<Option<Arc<InfoObserver>>>,
+    pub(super) damage_observer: Mutex<Option<Arc<DamageObserver>>>,
     ahead: Arc<Semaphore>,
     first: Arc<Semaphore>,
     /// Bytes a second that one connection brings, lately.
@@ -95,6 +96,7 @@ impl Fetcher {
             runtime,
             deadline,
             observer: Mutex::new(None),
+            damage_observer: Mutex::new(None),
             ahead: Arc::new(Semaphore::new(AHEAD_FETCHES)),
             first: Arc::new(Semaphore::new(FIRST_FETCHES)),
             rate: AtomicU64::new(MOST_FETCH_BYTES),

@@ -84,6 +84,9 @@ pub struct CacheOptions {
 /// Is called with what the first GET of a file tells about its object. Must not block.
 pub type InfoObserver = Box<dyn Fn(&ObjectInfo) + Send + Sync>;
 
+/// Told of each version whose bytes arrived damaged: they may have been read already.
+pub type DamageObserver = Box<dyn Fn(&ObjectVersion) + Send + Sync>;
+
 /// A complete object in the cache.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeldObject {
@@ -242,6 +245,11 @@ impl Cache {
             this: this.clone(),
             options,
         }))
+    }
+
+    /// Sets who is told of versions whose bytes arrived damaged, after these have been dropped.
+    pub fn observe_damage(&self, observer: DamageObserver) {
+        *self.fetcher.damage_observer.lock() = Some(Arc::new(observer));
     }
 
     /// Sets who is told what the first GET of a file says about its object.

@@ -32,6 +32,10 @@ impl Cache {
             self.forget_version(&version);
         }
         file.content.end_verification(sound);
+        let observer = self.fetcher.damage_observer.lock().clone();
+        if let Some(observer) = observer.filter(|_| !sound) {
+            observer(&version);
+        }
         self.save(file);
     }
 }

@@ -52,7 +52,7 @@ use crate::cache::Cache;
 use crate::clock::SharedClock;
 use crate::error::{FsError, FsResult};
 use crate::staging::{Journal, Replay, Staging};
-use crate::store::ObjectStore;
+use crate::store::{ObjectStore, ObjectVersion};
 
 /// Number of the first inode of `samples/`.
 const SAMPLES_BASE: u64 = 1 << 62;
@@ -106,11 +106,14 @@ pub trait Kernel: Send + Sync {
     fn forget_entry(&self, parent: Ino, name: &OsStr);
     /// The attributes must be asked for again.
     fn forget_attributes(&self, ino: Ino);
+    /// The bytes must be asked for again.
+    fn forget_pages(&self, ino: Ino);
 }
 
 enum KernelNote {
     Entry(Ino, OsString),
     Attributes(Ino),
+    Pages(Ino),
 }
 
 /// The file system.
@@ -193,6 +196,12 @@ impl Fs {
         });
         fs.settle_replay(replay);
         let observer = Arc::downgrade(&fs);
+        fs.cache.observe_damage(Box::new(move |version| {
+            if let Some(fs) = observer.upgrade() {
+                fs.forget_damaged(version);
+            }
+        }));
+        let observer = Arc::downgrade(&fs);
         fs.cache.observe_info(Box::new(move |info| {
             if let Some(fs) = observer.upgrade() {
                 fs.learn(info);
@@ -216,6 +225,7 @@ impl Fs {
                     match note {
                         KernelNote::Entry(parent, name) => kernel.forget_entry(parent, &name),
                         KernelNote::Attributes(ino) => kernel.forget_attributes(ino),
+                        KernelNote::Pages(ino) => kernel.forget_pages(ino),
                     }
                 }
             });
@@ -328,6 +338,23 @@ impl Fs {
         };
         for Stale { parent, name } in stale {
             let _ = notes.send(KernelNote::Entry(parent, OsString::from(&*name)));
+        }
+    }
+
+    /// Bytes of a version that were read turned out to be wrong: the kernel must not keep them.
+    fn forget_damaged(&self, version: &ObjectVersion) {
+        let inodes = self.tree.lock().inodes();
+        for inode in inodes {
+            let mut state = inode.state.lock();
+            if state
+                .remote()
+                .is_some_and(|remote| remote.version == *version)
+            {
+                state.gate.invalidate_pages();
+                if let Some(notes) = self.notes.get() {
+                    let _ = notes.send(KernelNote::Pages(inode.ino));
+                }
+            }
         }
     }
 

@@ -83,6 +83,12 @@ impl Kernel for Notifier {
         }
     }
 
+    fn forget_pages(&self, ino: Ino) {
+        if let Err(error) = self.inval_inode(INodeNo(ino.0), 0, 0) {
+            log::debug!("the kernel does not know {ino:?}: {error}");
+        }
+    }
+
     fn forget_attributes(&self, ino: Ino) {
         // A negative offset spares the pages.
         if let Err(error) = self.inval_inode(INodeNo(ino.0), -1, 0) {
