@@ -43,7 +43,7 @@ fn let_go(mount: &mut Mount) {
 }
 
 /// Bytes that look like nothing else: the same for the same seed.
-pub(super) fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -58,7 +58,7 @@ pub(super) fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 /// Compares without printing megabytes.
 #[track_caller]
-pub(super) fn assert_bytes(found: &[u8], wanted: &[u8], what: &str) {
+pub(crate) fn assert_bytes(found: &[u8], wanted: &[u8], what: &str) {
     if found != wanted {
         let differs = found.iter().zip(wanted).position(|(a, b)| a != b);
         panic!(
@@ -70,7 +70,7 @@ pub(super) fn assert_bytes(found: &[u8], wanted: &[u8], what: &str) {
 }
 
 #[track_caller]
-pub(super) fn assert_object(model: &R2Model, key: &str, wanted: &[u8]) {
+pub(crate) fn assert_object(model: &R2Model, key: &str, wanted: &[u8]) {
     let object = model
         .get(key)
         .unwrap_or_else(|| panic!("{key} is not in the bucket"));
@@ -78,7 +78,7 @@ pub(super) fn assert_object(model: &R2Model, key: &str, wanted: &[u8]) {
 }
 
 #[track_caller]
-pub(super) fn assert_file(path: &Path, wanted: &[u8]) {
+pub(crate) fn assert_file(path: &Path, wanted: &[u8]) {
     let found = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     assert_bytes(&found, wanted, &path.display().to_string());
 }
@@ -125,7 +125,7 @@ fn assert_object_mode_and_time(model: &R2Model, key: &str, mode: u32, time: Syst
 }
 
 /// The names in a folder, sorted.
-pub(super) fn names(mount: &Mount, folder: &str) -> Vec<String> {
+pub(crate) fn names(mount: &Mount, folder: &str) -> Vec<String> {
     let entries = fs::read_dir(mount.path(folder)).unwrap();
     let mut names: Vec<String> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
