@@ -1,5 +1,7 @@
 //! Listings: names come percent-encoded, so that any name survives XML.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use aws_sdk_s3::types::{EncodingType, Object};
 use percent_encoding::percent_decode_str;
 
@@ -52,7 +54,7 @@ impl R2Store {
         Some(ListedObject {
             version: ObjectVersion { key, etag },
             size: read::size(object.size()).unwrap_or(0),
-            last_modified: read::time(object.last_modified()),
+            last_modified: whole_seconds(read::time(object.last_modified())),
             origin: Origin::Primary,
         })
     }
@@ -90,5 +92,14 @@ mod tests {
         assert_eq!(decode("a/b%2Bc+d%20e%0A").as_deref(), Some("a/b+c d e\n"));
         assert_eq!(decode("%C3%A9").as_deref(), Some("é"));
         assert_eq!(decode("%FF"), None);
+    }
+}
+
+/// Listings tell milliseconds, HEAD and GET whole seconds: one object must not have two times, for
+/// which programs would take it for changed.
+fn whole_seconds(time: SystemTime) -> SystemTime {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => UNIX_EPOCH + Duration::from_secs(since.as_secs()),
+        Err(_) => time,
     }
 }
