@@ -116,6 +116,9 @@ impl Fs {
         if !handle.writes {
             return Some(Err(FsError::BadHandle));
         }
+        if let Err(error) = self.staging.check_room() {
+            return Some(Err(error.into()));
+        }
         let writable = match &mut handle.inode.state.lock().content {
             Content::Staged(staged) if staged.open => {
                 staged.file.touch();
@@ -278,6 +281,7 @@ impl Fs {
             Handle::Folder { .. } => Err(FsError::IsADirectory),
             Handle::File(file) if !file.writes => Err(FsError::BadHandle),
             Handle::File(file) => {
+                self.staging.check_room()?;
                 self.make_writable(&file.inode).await?;
                 let mut state = file.inode.state.lock();
                 let Content::Staged(staged) = &mut state.content else {

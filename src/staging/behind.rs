@@ -90,6 +90,7 @@ fn work(shared: &Shared, last: bool, round: u64) -> Result<(), JournalError> {
         journal.wake();
     }
     unlink_discarded(shared)?;
+    journal.take_reserve();
     if last || round.is_multiple_of(ROUNDS_TO_TIDY) {
         journal.forget_settled_attempts()?;
         journal.checkpoint()?;

@@ -33,6 +33,7 @@ pub use self::mirror::Attempt;
 use self::mirror::Mirror;
 use self::step::Step;
 use super::record::{Change, Conflict, Edit, Identity, PutState, Record, Released, Seq};
+use super::reserve::Reserve;
 use crate::clock::SharedClock;
 use crate::disk::{self, FileId};
 use crate::store::attributes::FileAttributes;
@@ -64,6 +65,8 @@ pub struct Journal {
     reader: Mutex<Connection>,
     /// For bringing the log into the database, so that nobody else waits for that.
     checkpointer: Mutex<Connection>,
+    /// Room for commits on a full disk.
+    reserve: Reserve,
     failed: OnceLock<String>,
     changed: watch::Sender<u64>,
     clock: SharedClock,
@@ -82,7 +85,22 @@ impl Journal {
     /// Opens the journal, makes it if need be, and reads it. After success the database itself
     /// survives a power cut, and so does all that is in it.
     pub(super) fn open(path: &Path, clock: SharedClock) -> JournalResult<Journal> {
-        let connection = schema::open(path)?;
+        let reserve = Reserve::new(path.parent().unwrap_or(Path::new(".")));
+        match schema::open(path) {
+            // Whatever SQLite says of a full disk when it makes its files.
+            Err(JournalError::Full | JournalError::Database(_)) if reserve.give_up() => {
+                Journal::open_with(schema::open(path)?, path, reserve, clock)
+            }
+            opened => Journal::open_with(opened?, path, reserve, clock),
+        }
+    }
+
+    fn open_with(
+        connection: Connection,
+        path: &Path,
+        reserve: Reserve,
+        clock: SharedClock,
+    ) -> JournalResult<Journal> {
         let database = Database(connection);
         let mirror = database.load()?;
         let reserved = match database.meta(SEQ_RESERVED)? {
@@ -103,6 +121,7 @@ impl Journal {
             log,
             reader: Mutex::new(schema::open_another(path)?),
             checkpointer: Mutex::new(schema::open_another(path)?),
+            reserve,
             failed: OnceLock::new(),
             changed: watch::Sender::new(0),
             clock,
@@ -242,7 +261,11 @@ impl Journal {
             reserved = writer.last_seq + SEQS_RESERVED;
             steps.push(Step::Meta(SEQ_RESERVED, reserved.to_string()));
         }
-        if let Err(error) = writer.database.write(&steps) {
+        let mut written = writer.database.write(&steps);
+        if matches!(written, Err(JournalError::Full)) && self.reserve.give_up() {
+            written = writer.database.write(&steps);
+        }
+        if let Err(error) = written {
             if let JournalError::Damaged(reason) = &error {
                 self.fail(reason);
             }
@@ -306,6 +329,16 @@ impl Journal {
             database::checkpoint(&self.checkpointer.lock())?;
         }
         Ok(())
+    }
+
+    /// Keeps room for commits on a full disk, if there is any.
+    pub(super) fn take_reserve(&self) {
+        self.reserve.take();
+    }
+
+    /// Whether the disk is so full that the journal needs all of it.
+    pub(super) fn needs_all_room(&self) -> bool {
+        self.reserve.is_given_up()
     }
 
     /// Forgets writes that can neither land any more nor need to be known again.

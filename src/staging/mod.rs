@@ -13,6 +13,7 @@ pub mod journal;
 mod pool;
 pub mod record;
 mod replay;
+mod reserve;
 
 use std::fs::File;
 use std::io;
@@ -106,6 +107,7 @@ impl Staging {
         };
         disk::create_private_dir(&dir.join("local")).map_err(io_error)?;
         let journal = Journal::open(&dir.join("journal.db"), clock).map_err(journal_error)?;
+        journal.take_reserve();
         if let Some((records, found)) = journal.bind(identity).map_err(journal_error)? {
             return Err(StagingError::OtherIdentity {
                 dir: dir.to_owned(),
@@ -169,11 +171,20 @@ impl Staging {
     /// Returns a new, empty staged file. It is removed at the next start unless a record speaks of
     /// it by then.
     pub fn create_file(&self) -> io::Result<Arc<StagedFile>> {
+        self.check_room()?;
         if let Some((id, file)) = self.shared.pool.take() {
             return Ok(self.shared.open.share(id, file));
         }
         let (id, file) = file::create(&self.shared.dir)?;
         Ok(self.received(id, file))
+    }
+
+    /// Fails with `ENOSPC` while the journal needs all the room that the disk has left.
+    pub fn check_room(&self) -> io::Result<()> {
+        match self.shared.journal.needs_all_room() {
+            true => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            false => Ok(()),
+        }
     }
 
     /// Opens a staged file. All who have it open at one time share one [`StagedFile`].
