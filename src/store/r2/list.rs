@@ -83,6 +83,15 @@ fn decode(name: &str) -> Option<String> {
     Some(decoded.into_owned())
 }
 
+/// Listings tell milliseconds, HEAD and GET whole seconds: one object must not have two times, for
+/// which programs would take it for changed.
+fn whole_seconds(time: SystemTime) -> SystemTime {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => UNIX_EPOCH + Duration::from_secs(since.as_secs()),
+        Err(_) => time,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::decode;
@@ -92,14 +101,5 @@ mod tests {
         assert_eq!(decode("a/b%2Bc+d%20e%0A").as_deref(), Some("a/b+c d e\n"));
         assert_eq!(decode("%C3%A9").as_deref(), Some("é"));
         assert_eq!(decode("%FF"), None);
-    }
-}
-
-/// Listings tell milliseconds, HEAD and GET whole seconds: one object must not have two times, for
-/// which programs would take it for changed.
-fn whole_seconds(time: SystemTime) -> SystemTime {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => UNIX_EPOCH + Duration::from_secs(since.as_secs()),
-        Err(_) => time,
     }
 }

@@ -137,7 +137,7 @@ fn sox_patches_its_header_at_the_end_and_others_read_it() {
         let effects = [
             "-D",
             "segments/chord.wav",
-            "layers/slow.aiff",
+            "layers/slow.au",
             "tempo",
             "0.5",
             "gain",
@@ -170,12 +170,8 @@ fn sox_patches_its_header_at_the_end_and_others_read_it() {
         }
         let root = studio.mount.root();
         assert!((seconds("segments/chord.wav", &root) - 2.0).abs() < 0.001);
-        assert!((seconds("layers/slow.aiff", &root) - 4.0).abs() < 0.001);
-        for path in [
-            "segments/chord.wav",
-            "layers/slow.aiff",
-            "layers/chord.flac",
-        ] {
+        assert!((seconds("layers/slow.au", &root) - 4.0).abs() < 0.001);
+        for path in ["segments/chord.wav", "layers/slow.au", "layers/chord.flac"] {
             decodes_without_error(path, &root);
         }
         let title = run(
