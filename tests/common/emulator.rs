@@ -6,6 +6,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 /// Half a second is usual; two busy cores and a cold disk make it several.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -25,6 +27,8 @@ pub(crate) struct Emulator {
     process: Child,
     /// The emulator ends when this is closed.
     stdin: Option<ChildStdin>,
+    /// What it stores; it does not always clean up after itself.
+    _folder: TempDir,
 }
 
 impl Emulator {
@@ -41,9 +45,11 @@ impl Emulator {
              `npm ci --prefix tests/emulator`"
         );
         let bucket = "voicebeat-audio";
+        let stored = tempfile::tempdir().expect("the emulator needs a folder");
         let mut process = Command::new(node())
             .arg(folder.join("server.mjs"))
             .arg(bucket)
+            .env("TMPDIR", stored.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -62,6 +68,7 @@ impl Emulator {
             secret_access_key: secret_access_key.to_owned(),
             process,
             stdin,
+            _folder: stored,
         }
     }
 }
