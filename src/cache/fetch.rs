@@ -316,9 +316,10 @@ impl CacheFile {
         if state.phase != Phase::Filling {
             return None;
         }
-        let target = wishes.target.clone();
+        // The stream may have been another file's before, when its handle's file was replaced.
+        let target = wishes.target.start..wishes.target.end.min(self.size());
         let (gap, wanted) = match state.first_gap(target.clone()) {
-            Some(gap) => (gap, target.end - target.start),
+            Some(gap) => (gap, target.end.saturating_sub(target.start)),
             None if wishes.whole && wishes.in_flight < BACKGROUND_FETCHES => {
                 (state.first_gap(0..self.size())?, self.size())
             }

@@ -17,6 +17,8 @@ use crate::store::ObjectVersion;
 
 /// A look-up that keeps meeting removals is answered as a miss.
 const LOOKUPS: usize = 8;
+/// How often a directory that is being removed is made anew for one file.
+const REMAKES: usize = 8;
 
 /// What became of the row of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,13 +149,15 @@ impl Cache {
     pub(super) fn make(&self, version: &ObjectVersion, size: u64) -> io::Result<Arc<CacheFile>> {
         self.check_index();
         let id = FileId::random();
-        let (writer, reader) = match self.make_file(id, size) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                disk::create_private_dir(&self.options.dir)?;
-                self.make_file(id, size)?
+        let mut made = self.make_file(id, size);
+        for _ in 0..REMAKES {
+            if !matches!(&made, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                break;
             }
-            made => made?,
-        };
+            disk::create_private_dir(&self.options.dir)?;
+            made = self.make_file(id, size);
+        }
+        let (writer, reader) = made?;
         let now = self.clock.now();
         let row = Row {
             id,
