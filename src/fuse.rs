@@ -2,7 +2,7 @@
 //!
 //! Inline lane: answered on the FUSE thread from memory or local disk. Remote lane: what has to
 //! wait for the bucket goes on as a task on the runtime, which owns the reply; every such wait
-//! ends at a deadline of its own. [`Fuse::answer`] is the one place where the lane is chosen.
+//! ends at a deadline of its own. `Fuse::answer` is the one place where the lane is chosen.
 
 mod device;
 mod reply;

@@ -81,7 +81,7 @@ impl Fs {
     }
 
     /// Inline lane: writes to a file that is open in the journal; `None` if it must be made
-    /// writable first ([`Fs::make_handle_writable`]).
+    /// writable first ([`Fs::write_when_here`]).
     /// `page` says that it is a page of a shared map, whose place no O_APPEND may change.
     pub fn try_write(
         &self,

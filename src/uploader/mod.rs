@@ -1,8 +1,8 @@
 //! The uploader: follows the journal and brings the bucket to what it says.
 //!
 //! It owns no state that matters: all of it is in the journal, and a killed uploader goes on where
-//! it was. [`plan`] says which record goes next, [`send`] and [`bytes`] carry it out, [`verdict`]
-//! says what an answer means, [`follow`] is the loop around them. `fs` never calls the uploader;
+//! it was. `plan` says which record goes next, `send` and `bytes` carry it out, `verdict`
+//! says what an answer means, `follow` is the loop around them. `fs` never calls the uploader;
 //! what the uploader has to tell goes through [`Confirm`].
 
 mod bytes;

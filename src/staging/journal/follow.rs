@@ -17,7 +17,7 @@ impl Journal {
 
     /// Notes a write before it is sent, if the record is still in that state; returns whether it
     /// is. From then on the write may land, until [`Journal::end_attempt`], or until
-    /// [`ATTEMPT_SETTLES`] has passed and the key has no record. A write that is sent again keeps
+    /// [`ATTEMPT_SETTLES`](super::ATTEMPT_SETTLES) has passed and the key has no record. A write that is sent again keeps
     /// its id.
     pub fn begin_attempt(&self, key: &Key, seq: Seq, write_id: &str) -> JournalResult<bool> {
         let mut writer = self.writer.lock();
