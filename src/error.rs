@@ -89,6 +89,15 @@ impl FsError {
         }
     }
 
+    /// Whether the bucket did not answer, or not in time.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            FsError::DeadlineExceeded => true,
+            FsError::Store(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+
     /// Whether the caller's own request was at fault, so that the log need not speak of it.
     pub fn is_ordinary(&self) -> bool {
         !matches!(

@@ -26,8 +26,8 @@ use fuser::{
 };
 use tokio::runtime::Handle as Runtime;
 
-use self::reply::file_attr;
-use crate::error::{FsError, FsResult};
+use self::reply::{errno, file_attr};
+use crate::error::FsResult;
 use crate::fs::attr::{Attr, Caller, Fh, Ino, SetAttr};
 use crate::fs::{Fs, OpenFlags};
 
@@ -111,16 +111,6 @@ fn empty(reply: ReplyEmpty) -> impl FnOnce(Result<(), Errno>) {
         Ok(()) => reply.ok(),
         Err(error) => reply.error(error),
     }
-}
-
-/// Logs what is no fault of the caller's, once, and returns the number.
-fn errno(op: &str, ino: u64, error: &FsError) -> Errno {
-    if error.is_ordinary() {
-        log::debug!("{op} #{ino}: {error}");
-    } else {
-        log::warn!("{op} #{ino}: {error}");
-    }
-    Errno::from_i32(error.errno())
 }
 
 fn caller(request: &Request) -> Caller {

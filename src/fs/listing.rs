@@ -234,8 +234,10 @@ impl Fs {
         let (fs, path) = (self.clone(), path.to_owned());
         self.runtime.spawn(async move {
             let done = fs.list_folder(ino, &path).await;
-            if let Err(error) = &done {
-                log::warn!("listing {path:?}: {error}");
+            match &done {
+                Err(error) if error.is_transient() => log::debug!("listing {path:?}: {error}"),
+                Err(error) => log::warn!("listing {path:?}: {error}"),
+                Ok(()) => {}
             }
             fs.listings.0.lock().remove(&ino);
             let _ = sender.send(done.is_ok());

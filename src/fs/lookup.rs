@@ -118,7 +118,7 @@ impl Fs {
             // The listing behind may have come first, and may know what the bucket cannot tell.
             Ok(Found::Nothing) => {}
             Err(error) if error.is_transient() => {
-                log::warn!("looking up {key}: {error}");
+                log::debug!("looking up {key}: {error}");
                 return self.lookup_offline(parent, &key, name);
             }
             Err(error) => return Err(error.into()),

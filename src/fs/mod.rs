@@ -329,7 +329,18 @@ impl Fs {
     fn note_result<T>(&self, result: &Result<T, crate::store::StoreError>) {
         use crate::store::StoreError::{Throttled, Unavailable};
         let failed = matches!(result, Err(Unavailable { .. } | Throttled { .. }));
-        *self.last_failure.lock() = failed.then(|| self.clock.instant());
+        let before = {
+            let failure = failed.then(|| self.clock.instant());
+            std::mem::replace(&mut *self.last_failure.lock(), failure)
+        };
+        // An outage makes much fail: its begin and its end are told.
+        match (before, result) {
+            (None, Err(error)) if failed => {
+                log::warn!("{error}; what is here is served until it answers again");
+            }
+            (Some(_), _) if !failed => log::info!("the store answers again"),
+            _ => {}
+        }
     }
 
     fn tell_stale(&self, stale: Vec<Stale>) {

@@ -1,15 +1,41 @@
 //! Our answers in the kernel's terms.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyCreate,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyOpen,
 };
+use log::Level;
+use parking_lot::Mutex;
 
+use crate::error::FsError;
 use crate::fs::attr::{Attr, DirEntry, Ino, Kind};
 use crate::fs::passthrough::IoChoice;
 use crate::fs::{Fs, Opened};
+
+/// How often calls are told of that fail because the bucket does not answer: while it is away, that
+/// may be all of them.
+const OUTAGE_EVERY: Duration = Duration::from_secs(60);
+
+static OUTAGE_TOLD: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Logs what is no fault of the caller's and returns the number.
+pub(super) fn errno(op: &str, ino: u64, error: &FsError) -> Errno {
+    let is_news = !error.is_ordinary() && (!error.is_outage() || is_due(Instant::now()));
+    let level = if is_news { Level::Warn } else { Level::Debug };
+    log::log!(level, "{op} #{ino}: {error}");
+    Errno::from_i32(error.errno())
+}
+
+fn is_due(now: Instant) -> bool {
+    let mut told = OUTAGE_TOLD.lock();
+    let is_due = told.is_none_or(|told| now.duration_since(told) >= OUTAGE_EVERY);
+    if is_due {
+        *told = Some(now);
+    }
+    is_due
+}
 
 fn file_type(kind: Kind) -> FileType {
     match kind {

@@ -449,6 +449,33 @@ fn no_secret_is_told_anywhere() {
     }
 }
 
+#[test]
+fn an_outage_is_told_of_when_it_begins_and_when_it_ends() {
+    let model = R2Model::start();
+    let mut mount = Mount::with(&model, &[("REQUEST_DEADLINE_SECONDS", "1")]);
+    model.stop();
+    for collection in ["layers", "rhythms"] {
+        assert!(fs::read_dir(mount.path(collection)).is_err());
+        assert!(fs::metadata(mount.path(collection).join("none.wav")).is_err());
+    }
+    model.restart();
+    let end = Instant::now() + DEADLINE;
+    while fs::read_dir(mount.path("layers")).is_err() {
+        assert!(Instant::now() < end, "{}", mount.log());
+    }
+    mount.unmount();
+    let log = mount.log();
+    let told = |part: &str| log.lines().filter(|line| line.contains(part)).count();
+    assert_eq!(
+        told("what is here is served until it answers again"),
+        1,
+        "{log}"
+    );
+    assert_eq!(told("the store answers again"), 1, "{log}");
+    // One of the many calls that failed is named.
+    assert_eq!(told("WARN"), 2, "{log}");
+}
+
 /// The first file below a folder that has these bytes in it.
 fn file_with(folder: &Path, bytes: &[u8]) -> Option<std::path::PathBuf> {
     for entry in fs::read_dir(folder).into_iter().flatten() {
