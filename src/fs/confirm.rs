@@ -226,8 +226,10 @@ impl Fs {
         Ok(())
     }
 
-    /// Starts the task that moves confirmed files into the cache and removes discarded ones.
+    /// Starts what works behind: the thread that settles closed files, and the task that moves
+    /// confirmed files into the cache and removes discarded ones.
     pub fn spawn_release(self: &Arc<Self>) {
+        self.spawn_closing();
         let fs = Arc::downgrade(self);
         self.runtime.spawn(async move {
             loop {

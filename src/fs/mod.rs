@@ -10,6 +10,7 @@
 
 pub mod attr;
 mod change;
+mod closing;
 mod confirm;
 mod conflict;
 mod data;
@@ -130,6 +131,7 @@ pub struct Fs {
     changes: Mutex<()>,
     tree: Mutex<Tree>,
     handles: Handles,
+    closing: closing::Closing,
     samples: LocalTree,
     side: LocalTree,
     local_gates: Mutex<std::collections::HashMap<Ino, IoGate>>,
@@ -184,6 +186,7 @@ impl Fs {
             changes: Mutex::new(()),
             tree: Mutex::new(tree),
             handles: Handles::default(),
+            closing: closing::Closing::default(),
             local_gates: Mutex::default(),
             listings: listing::Running::default(),
             registrar: OnceLock::new(),

@@ -272,7 +272,7 @@ impl Fs {
             (backing, file)
         };
         drop(given_back);
-        if handle.writes {
+        if handle.writes && !self.closing.hand_over(inode) {
             self.close_version(inode);
         }
         self.tree.lock().release_memory(inode.ino);
@@ -283,17 +283,29 @@ impl Fs {
     /// nobody can write it any more, also when only an earlier handle passed through; until then
     /// it stays open.
     pub(super) fn close_version(self: &Arc<Self>, inode: &Arc<Inode>) {
-        if !no_writer_left(inode) {
+        self.close_versions(std::slice::from_ref(inode));
+    }
+
+    /// Does so for several files, with one commit for all of them.
+    pub(super) fn close_versions(self: &Arc<Self>, inodes: &[Arc<Inode>]) {
+        let (closed, written): (Vec<_>, Vec<_>) = inodes
+            .iter()
+            .cloned()
+            .partition(|inode| no_writer_left(inode));
+        for inode in &written {
             self.close_version_later(inode);
-            return;
         }
-        match self.seal(inode) {
+        match self.settle(&closed) {
             Ok(()) => {}
-            Err(FsError::StagingFull) => self.close_version_later(inode),
-            Err(error) => log::error!(
-                "closing {:?}: {error}; it stays open in the journal",
-                inode.ino
-            ),
+            Err(FsError::StagingFull) => {
+                for inode in &closed {
+                    self.close_version_later(inode);
+                }
+            }
+            Err(error) => {
+                let inodes: Vec<_> = closed.iter().map(|inode| inode.ino).collect();
+                log::error!("closing {inodes:?}: {error}; they stay open in the journal");
+            }
         }
     }
 
@@ -307,26 +319,56 @@ impl Fs {
         });
     }
 
-    /// Tells the journal that a file has no writer any more.
-    fn seal(&self, inode: &Arc<Inode>) -> FsResult<()> {
+    /// Tells the journal that files have no writer any more: of all of them or of none.
+    fn settle(&self, inodes: &[Arc<Inode>]) -> FsResult<()> {
         let _changes = self.changes.lock();
-        let key = self.tree.lock().key(inode.ino);
-        let mut state = inode.state.lock();
-        if state.writers > 0 {
+        let (mut edits, mut settled) = (Vec::new(), Vec::new());
+        for inode in inodes {
+            match self.settled(inode) {
+                Ok(None) => {}
+                Ok(Some((edit, file))) => {
+                    edits.push(edit);
+                    settled.push((inode, file));
+                }
+                Err(error) => log::error!(
+                    "closing {:?}: {error}; it stays open in the journal",
+                    inode.ino
+                ),
+            }
+        }
+        if edits.is_empty() {
             return Ok(());
         }
-        let Content::Staged(staged) = &state.content else {
-            return Ok(());
+        let applied = self.apply(edits);
+        for (inode, file) in settled {
+            match applied {
+                Ok(()) => self.staging.sync_behind(file),
+                Err(_) => set_open(&mut inode.state.lock(), true),
+            }
+        }
+        applied
+    }
+
+    /// Returns what the journal must say when a file has no writer any more, and the file to be
+    /// synced then; `None` if there is nothing to be said. A writer that comes from here on must
+    /// make it open again, and waits for this change of the journal.
+    fn settled(&self, inode: &Inode) -> FsResult<Option<(Edit, Arc<StagedFile>)>> {
+        let Some(key) = self.tree.lock().key(inode.ino) else {
+            return Ok(None);
         };
-        if !staged.open {
-            return Ok(());
+        let mut state = inode.state.lock();
+        let Content::Staged(staged) = &state.content else {
+            return Ok(None);
+        };
+        if state.writers > 0 || !staged.open {
+            return Ok(None);
         }
-        let Some(key) = key else { return Ok(()) };
         let staged = staged.clone();
         if let Some(pristine) = &staged.pristine
             && is_untouched(&staged.file, pristine)
         {
-            return self.give_back(&mut state, &key, pristine.version.clone());
+            self.give_back(&mut state, &key, pristine.version.clone())?;
+            return Ok(None);
         }
         let status = staged.file.file().metadata()?;
         let length = status.len();
@@ -335,20 +377,13 @@ impl Fs {
         state.meta.size = length;
         let attributes = state.meta.to_attributes();
         let base = self.journal().record(&key).and_then(|record| record.base);
-        // A writer that comes now must make it open again, and waits for this change of the journal.
         set_open(&mut state, false);
-        drop(state);
         let change = Change::Put {
             file: staged.file.id(),
             state: PutState::Closed { length },
             attributes,
         };
-        if let Err(error) = self.apply(vec![Edit::Set { key, base, change }]) {
-            set_open(&mut inode.state.lock(), true);
-            return Err(error);
-        }
-        self.staging.sync_behind(staged.file);
-        Ok(())
+        Ok(Some((Edit::Set { key, base, change }, staged.file)))
     }
 
     /// A writer opened the file and wrote nothing: the bytes are still the bucket's.

@@ -449,3 +449,56 @@ fn attributes_on_their_way_outlive_what_the_kernel_forgets() {
     bench.upload("layers/a");
     assert_eq!(bench.lookup("a").unwrap().mode, 0o600);
 }
+
+#[test]
+fn files_closed_together_are_settled_by_one_commit() {
+    let bench = Bench::new();
+    let commits = bench.fs.journal().changed();
+    let files = ["a", "b", "c"].map(|name| {
+        let (ino, fh) = bench.create(name);
+        bench.write(fh, 0, b"take").unwrap();
+        (bench.fs.inode(ino).unwrap(), fh)
+    });
+    let before = *commits.borrow();
+    let inodes = files.each_ref().map(|(inode, _)| inode.clone());
+    // One of them has a writer yet.
+    for inode in &inodes[..2] {
+        inode.state.lock().writers = 0;
+    }
+    bench.fs.close_versions(&inodes);
+    assert_eq!(*commits.borrow(), before + 1);
+    for (name, is_open) in [("a", false), ("b", false), ("c", true)] {
+        let record = bench.record(&format!("layers/{name}")).unwrap();
+        assert_eq!(record.change.is_open(), is_open, "{name}");
+    }
+}
+
+#[test]
+fn a_closed_file_is_settled_soon_and_opened_again_without_a_commit_before() {
+    let bench = Bench::new();
+    bench.fs.spawn_closing();
+    let (ino, fh) = bench.create("a");
+    let seq = bench.record("layers/a").unwrap().seq;
+    bench.fs.release(fh);
+    let fh = bench.open(ino, WRITE).unwrap();
+    bench.write(fh, 0, b"take").unwrap();
+    // With a writer it stays open, whenever the first close is looked at.
+    let record = bench.record("layers/a").unwrap();
+    assert!(record.change.is_open());
+    assert!(record.seq == seq || record.seq.0 == seq.0 + 2);
+    let closed = || {
+        let end = Instant::now() + Duration::from_secs(10);
+        while bench.record("layers/a").unwrap().change.is_open() {
+            assert!(Instant::now() < end, "it is still open");
+            std::thread::yield_now();
+        }
+        bench.record("layers/a").unwrap().change.length()
+    };
+    bench.fs.release(fh);
+    assert_eq!(closed(), 4);
+    let fh = bench.open(ino, WRITE).unwrap();
+    bench.write(fh, 4, b"!").unwrap();
+    bench.fs.release(fh);
+    bench.fs.settle_closed();
+    assert_eq!(bench.record("layers/a").unwrap().change.length(), 5);
+}

@@ -261,6 +261,7 @@ impl std::fmt::Debug for Running {
 #[async_trait]
 impl StatusSource for Running {
     fn report(&self) -> Report {
+        self.fs.settle_closed();
         let uploads = self.uploader.status();
         let files = self.fs.stats();
         let unsealed = files.unsealed.max(uploads.unsealed as u64);
@@ -306,6 +307,7 @@ impl StatusSource for Running {
     }
 
     fn queue(&self) -> Queue {
+        self.fs.settle_closed();
         let now = SystemTime::now();
         let mut records = self.staging.journal().records();
         records.sort_by_key(|record| record.changed_at);

@@ -274,11 +274,14 @@ impl Journal {
         writer.reserved = reserved;
         let commit = self.log.committed();
         let mut mirror = self.mirror.lock();
+        let is_news = steps.iter().any(|step| mirror.is_news(step));
         for step in steps {
             mirror.apply(step, commit);
         }
         drop(mirror);
-        self.wake();
+        if is_news {
+            self.wake();
+        }
         Ok(())
     }
 

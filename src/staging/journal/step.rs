@@ -35,6 +35,24 @@ pub(super) enum Step {
 }
 
 impl Mirror {
+    /// Whether somebody may have to act on a step, which the mirror does not show yet. A new file
+    /// that is still written is nobody's business until it is closed, and so are attributes.
+    pub(super) fn is_news(&self, step: &Step) -> bool {
+        match step {
+            Step::Set(record) => {
+                !record.change.is_open() || self.record(&record.key.folded()).is_some()
+            }
+            Step::KeepAttributes(..) | Step::ForgetAttributes | Step::Meta(..) => false,
+            Step::Remove(_)
+            | Step::BeginAttempt(..)
+            | Step::EndAttempt(..)
+            | Step::Release(..)
+            | Step::Unrelease(_)
+            | Step::NoteConflict(_)
+            | Step::ForgetConflict(_) => true,
+        }
+    }
+
     /// Does in memory what was committed as the commit of that number.
     pub(super) fn apply(&mut self, step: Step, commit: u64) {
         match step {

@@ -471,3 +471,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn only_what_somebody_may_act_on_wakes_followers() {
+    let bench = Bench::new();
+    let journal = bench.open();
+    let mut changed = journal.changed();
+    let file = FileId::random();
+    let mut news = |edit| {
+        changed.borrow_and_update();
+        journal.apply(vec![edit]).unwrap();
+        changed.has_changed().unwrap()
+    };
+    let keep = Edit::KeepAttributes {
+        version: version("a", "1"),
+        attributes: FileAttributes::default(),
+    };
+    assert!(!news(keep), "attributes are on this disk alone");
+    let open = put(file, PutState::Open);
+    assert!(!news(set("a", open.clone())), "a new file is still written");
+    let closed = put(file, PutState::Closed { length: 1 });
+    assert!(news(set("a", closed)), "it can be sent");
+    assert!(news(set("a", open)), "what is being sent is void");
+    assert!(news(Edit::Remove { key: key("a") }));
+    assert_eq!(journal.take_changed(), [key("a")]);
+}
