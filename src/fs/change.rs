@@ -10,9 +10,9 @@ use super::inode::{Content, Inode, Meta, Staged, State, Writer};
 use super::open::OpenFlags;
 use super::{Created, Fs, folder, name};
 use crate::error::{FsError, FsResult};
-use crate::staging::{Change, Edit, PutState, StagedFile};
+use crate::staging::{Change, Deleted, Edit, PutState, StagedFile};
 use crate::store::attributes::FileAttributes;
-use crate::store::{ETag, Key, Origin};
+use crate::store::{Key, Origin};
 
 impl Fs {
     /// Makes a file and opens it. The journal has it before the reply leaves.
@@ -223,41 +223,6 @@ impl Fs {
         Ok(())
     }
 
-    /// What the journal must say when a name loses its file and gets no other.
-    pub(super) fn removal(&self, key: &Key, inode: &Inode) -> FsResult<Vec<Edit>> {
-        let (remote, staged) = {
-            let state = inode.state.lock();
-            (
-                state.remote().cloned(),
-                state.staged().map(|staged| staged.file.id()),
-            )
-        };
-        self.hide_local_copy(key, remote.as_ref())?;
-        let mut edits = Vec::new();
-        match self.base_of(key, remote.as_ref()) {
-            Some(base) => {
-                let change = Change::Delete;
-                edits.push(Edit::Set {
-                    key: key.clone(),
-                    base: Some(base),
-                    change,
-                });
-            }
-            // Nothing of it is in the bucket; but what was sent may still arrive there.
-            None if !self.journal().attempts(key).is_empty() => {
-                edits.push(Edit::Set {
-                    key: key.clone(),
-                    base: None,
-                    change: Change::Delete,
-                });
-            }
-            None => edits.push(Edit::Remove { key: key.clone() }),
-        }
-        edits.extend(staged.map(|file| Edit::Discard { file }));
-        edits.push(Edit::ForgetConflict { copy: key.clone() });
-        Ok(edits)
-    }
-
     /// Removes an empty folder.
     pub async fn rmdir(self: &Arc<Self>, parent: Ino, name: &OsStr) -> FsResult<()> {
         if let Some((local, parent)) = self.local_parent(parent, name)? {
@@ -281,27 +246,11 @@ impl Fs {
         let marker = dir.marker.clone();
         let key = tree.key(ino).ok_or(FsError::NotFound)?;
         drop(tree);
-        let edit = self.marker_removal(&key, marker);
+        let edit = self.marker_removal(&key, marker, Deleted::here(0));
         self.apply(vec![edit, folder::forget(key)])?;
         self.tree.lock().remove(parent, name, self.clock.instant());
         self.touch_folder(parent);
         Ok(())
-    }
-
-    /// What the journal must say when a folder's marker goes.
-    pub(super) fn marker_removal(&self, key: &Key, marker: Option<ETag>) -> Edit {
-        let base = self
-            .journal()
-            .record(key)
-            .map_or(marker, |record| record.base);
-        if base.is_none() && self.journal().attempts(key).is_empty() {
-            return Edit::Remove { key: key.clone() };
-        }
-        Edit::Set {
-            key: key.clone(),
-            base,
-            change: Change::Delete,
-        }
     }
 
     pub(super) fn folder_named(&self, parent: Ino, name: &str) -> FsResult<Ino> {

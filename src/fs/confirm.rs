@@ -192,7 +192,7 @@ impl Fs {
                 self.version_moved(&inode, &version);
                 inode.state.lock().learn(attributes);
             }
-            Change::Folder { .. } | Change::Delete => {}
+            Change::Folder { .. } | Change::Delete(_) => {}
         }
         self.tree.lock().forget(inode.ino, 1);
     }

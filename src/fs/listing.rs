@@ -102,7 +102,7 @@ impl Fs {
         mut records: Vec<Record>,
     ) -> FsResult<()> {
         let now = self.clock.instant();
-        records.sort_by_key(|record| !matches!(record.change, Change::Delete));
+        records.sort_by_key(|record| !matches!(record.change, Change::Delete(_)));
         for record in records {
             let key = record.key.as_str();
             let Some(rest) = below(key, path) else {
@@ -111,7 +111,7 @@ impl Fs {
             match rest.split_once('/') {
                 None => self.overlay_file(tree, ino, rest, &record, now)?,
                 Some((name, deeper)) => {
-                    let deleted = matches!(record.change, Change::Delete);
+                    let deleted = matches!(record.change, Change::Delete(_));
                     if !deleted {
                         tree.insert_folder(ino, name, now);
                     } else if deeper.is_empty() {
@@ -142,7 +142,7 @@ impl Fs {
             return Ok(());
         }
         let state = match &record.change {
-            Change::Delete => {
+            Change::Delete(_) => {
                 tree.remove(parent, name, now);
                 return Ok(());
             }

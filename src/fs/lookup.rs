@@ -8,7 +8,6 @@ use super::attr::{Attr, Ino, Kind};
 use super::listing::listed_from_info;
 use super::{Fs, LOOKUP_DEADLINE, REFRESH_PATIENCE, name};
 use crate::error::{FsError, FsResult};
-use crate::staging::Change;
 use crate::store::{Key, ListRequest, ReadCondition, StoreError};
 
 /// How long a look-up waits for a running refresh of an old listing before the old one counts.
@@ -130,7 +129,7 @@ impl Fs {
     /// still holds there is not to be seen.
     fn is_removed_here(&self, parent: Ino, key: &Key, name: &str) -> bool {
         if let Some(record) = self.journal().record(key) {
-            return matches!(record.change, Change::Delete);
+            return record.change.is_delete();
         }
         let changed = self
             .tree
@@ -250,7 +249,7 @@ impl Fs {
             let name = rest.split('/').next().unwrap_or(rest);
             let is_known = tree.dir(ino).is_none_or(|dir| dir.entry(name).is_some());
             let record = self.journal().record(&held.version.key);
-            if is_known || record.is_some_and(|record| record.change == Change::Delete) {
+            if is_known || record.is_some_and(|record| record.change.is_delete()) {
                 continue;
             }
             match rest.split_once('/') {

@@ -25,6 +25,7 @@ mod lookup;
 mod name;
 mod open;
 pub mod passthrough;
+mod removal;
 mod rename;
 mod saved;
 mod take;

@@ -9,7 +9,7 @@ use super::folder;
 use super::inode::{Content, Inode, Remote};
 use super::name::{self, fold};
 use crate::error::{FsError, FsResult};
-use crate::staging::{Change, Edit, JournalResult, Record};
+use crate::staging::{Change, Deleted, Edit, JournalResult, Record};
 use crate::store::{ETag, Key, ObjectVersion, Origin};
 
 /// One file that gets another key.
@@ -169,6 +169,11 @@ impl Fs {
         let remote = moved.inode.state.lock().remote().cloned();
         self.leave(moved, remote.as_ref(), edits)?;
         edits.push(arrival);
+        if let Some(replaced) = replaced {
+            let size = replaced.state.lock().meta.size;
+            let remote = replaced_remote.as_ref();
+            edits.extend(self.removal_under_old_name(&moved.to, remote, size));
+        }
         edits.extend(replaced_staged.map(|file| Edit::Discard { file }));
         edits.push(Edit::ForgetConflict {
             copy: moved.from.clone(),
@@ -225,7 +230,7 @@ impl Fs {
             base => edits.push(Edit::Set {
                 key,
                 base,
-                change: Change::Delete,
+                change: Change::Delete(Deleted::Moved),
             }),
         }
         Ok(())
@@ -331,7 +336,7 @@ impl Fs {
             base,
             change: Change::Folder { attributes },
         });
-        edits.push(self.marker_removal(&source, marker));
+        edits.push(self.marker_removal(&source, marker, Deleted::Moved));
         Ok(())
     }
 
@@ -367,7 +372,7 @@ impl Fs {
             Edit::Set {
                 key: aside.key.clone(),
                 base: Some(aside.etag.clone()),
-                change: Change::Delete,
+                change: Change::Delete(Deleted::Moved),
             },
         ])?;
         let inode = {

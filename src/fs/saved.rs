@@ -41,7 +41,7 @@ impl Fs {
         let mut deleted = BTreeSet::new();
         let mut folders = BTreeSet::new();
         for record in self.journal().records_below(path) {
-            if !matches!(record.change, Change::Delete) {
+            if !matches!(record.change, Change::Delete(_)) {
                 continue;
             }
             let rest = below(record.key.as_str(), path);

@@ -7,7 +7,7 @@ use super::attr::{Caller, Fh, SetAttr};
 use super::*;
 use crate::cache::CacheOptions;
 use crate::clock::ManualClock;
-use crate::staging::{Change, Edit, Identity, PutState, Record};
+use crate::staging::{Change, Deleted, Edit, Hold, Identity, PutState, Record};
 use crate::store::local::LocalStore;
 use crate::store::{CopyRequest, ETag, Key, Md5, ObjectHeaders, PutRequest, WriteCondition};
 
@@ -233,7 +233,7 @@ impl Bench {
                 headers: Some(headers),
             }))),
             Change::Folder { .. } => panic!("made by no test"),
-            Change::Delete => {
+            Change::Delete(_) => {
                 self.run(self.store.delete(&record.key)).unwrap();
                 None
             }
@@ -501,4 +501,29 @@ fn a_closed_file_is_settled_soon_and_opened_again_without_a_commit_before() {
     bench.fs.release(fh);
     bench.fs.settle_closed();
     assert_eq!(bench.record("layers/a").unwrap().change.length(), 5);
+}
+
+#[test]
+fn a_delete_is_told_from_the_rest_of_a_rename() {
+    let bench = Bench::new();
+    bench.others_write("layers/a", b"take");
+    bench.others_write("layers/c", b"other");
+    bench.lookup("a").unwrap();
+    bench.rename("a", "b");
+    let change = |key: &str| bench.record(key).map(|record| record.change);
+    assert_eq!(change("layers/a"), Some(Change::Delete(Deleted::Moved)));
+    // Its only object still lies under the old name.
+    bench.unlink("b");
+    let removed = Deleted::Here {
+        size: 4,
+        name: Some(bench.key("layers/b")),
+        hold: Hold::Free,
+    };
+    assert_eq!(change("layers/a"), Some(Change::Delete(removed)));
+    assert_eq!(change("layers/b"), None);
+    bench.unlink("c");
+    let removed = Change::Delete(Deleted::here(5));
+    assert_eq!(change("layers/c"), Some(removed.clone()));
+    let bench = bench.after_kill();
+    assert_eq!(bench.record("layers/c").unwrap().change, removed);
 }

@@ -368,7 +368,7 @@ fn queue_entry(record: Record, now: SystemTime) -> QueueEntry {
         Change::Folder { .. } => Operation::Folder,
         Change::Copy { source, .. } if source.key == record.key => Operation::Attributes,
         Change::Copy { .. } => Operation::Rename,
-        Change::Delete => Operation::Delete,
+        Change::Delete(_) => Operation::Delete,
     };
     let state = match (&record.parked, record.change.is_open()) {
         (Some(_), _) => State::Parked,

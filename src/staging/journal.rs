@@ -32,7 +32,7 @@ use self::log_sync::LogSync;
 pub use self::mirror::Attempt;
 use self::mirror::Mirror;
 use self::step::Step;
-use super::record::{Change, Conflict, Edit, Identity, PutState, Record, Released, Seq};
+use super::record::{Change, Conflict, Deleted, Edit, Identity, PutState, Record, Released, Seq};
 use super::reserve::Reserve;
 use crate::clock::SharedClock;
 use crate::disk::{self, FileId};
@@ -247,7 +247,7 @@ impl Journal {
         let may_land = !mirror.attempts(&folded).is_empty();
         drop(mirror);
         if holds_nothing && may_land {
-            return Step::Set(self.new_record(writer, key, None, Change::Delete));
+            return Step::Set(self.new_record(writer, key, None, Change::Delete(Deleted::Moved)));
         }
         Step::Remove(folded)
     }

@@ -29,7 +29,8 @@ use self::file::{Names, OpenFiles};
 pub use self::journal::{Journal, JournalError, JournalResult};
 use self::pool::Pool;
 pub use self::record::{
-    Change, Confirmed, Conflict, Edit, Identity, PutState, Record, Released, Sealed, Seq,
+    Change, Confirmed, Conflict, Deleted, Edit, Hold, Identity, PutState, Record, Released, Sealed,
+    Seq,
 };
 pub use self::replay::{Orphan, Replay};
 use crate::clock::SharedClock;

@@ -62,7 +62,46 @@ pub enum Change {
         attributes: FileAttributes,
     },
     /// Nothing: a tombstone.
-    Delete,
+    Delete(Deleted),
+}
+
+/// Why a key is to hold nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Deleted {
+    /// A program removed the file or folder: somebody may want it back.
+    Here {
+        /// The file's length in bytes, for those who look for it.
+        size: u64,
+        /// The name it was removed under, if its rename to that name was still on its way.
+        name: Option<Key>,
+        /// Whether it may be carried out.
+        hold: Hold,
+    },
+    /// Nothing is lost by it: what the key holds has another name by then, or never had this one.
+    Moved,
+}
+
+/// Whether a delete may be carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// It goes by itself.
+    #[default]
+    Free,
+    /// It is one of so many that somebody has to confirm it.
+    Held,
+    /// Somebody has.
+    Confirmed,
+}
+
+impl Deleted {
+    /// A program removed a file of that length.
+    pub fn here(size: u64) -> Deleted {
+        Deleted::Here {
+            size,
+            name: None,
+            hold: Hold::Free,
+        }
+    }
 }
 
 /// How far the bytes of a staged file are settled.
@@ -118,7 +157,7 @@ impl Change {
     pub fn file(&self) -> Option<FileId> {
         match self {
             Change::Put { file, .. } => Some(*file),
-            Change::Folder { .. } | Change::Copy { .. } | Change::Delete => None,
+            Change::Folder { .. } | Change::Copy { .. } | Change::Delete(_) => None,
         }
     }
 
@@ -138,8 +177,13 @@ impl Change {
     pub fn length(&self) -> u64 {
         match self {
             Change::Put { state, .. } => state.length().unwrap_or(0),
-            Change::Folder { .. } | Change::Copy { .. } | Change::Delete => 0,
+            Change::Folder { .. } | Change::Copy { .. } | Change::Delete(_) => 0,
         }
+    }
+
+    /// Whether this is a tombstone.
+    pub fn is_delete(&self) -> bool {
+        matches!(self, Change::Delete(_))
     }
 
     /// Whether a writer may be left.

@@ -109,7 +109,7 @@ impl Sender {
         if self.confirm.is_held(&record.key) {
             return (Outcome::Later(HELD_LOOK), false);
         }
-        if record.change != Change::Delete
+        if !record.change.is_delete()
             && let Some(wait) = self.delete_may_land(&record.key)
         {
             return (Outcome::Later(wait), false);
@@ -121,7 +121,7 @@ impl Sender {
             Change::Copy {
                 source, attributes, ..
             } => operation.copy(&source, &attributes).await,
-            Change::Delete => operation.delete().await,
+            Change::Delete(_) => operation.delete().await,
         };
         let outcome = result.unwrap_or_else(|stop| operation.stopped(stop));
         (outcome, operation.heard)

@@ -9,7 +9,7 @@ use std::path::Path;
 use self::fake::{FakeStore, Fault, TokioClock, unavailable};
 use super::*;
 use crate::disk::FileId;
-use crate::staging::{Change, Edit, Identity, Journal, PutState, Seq};
+use crate::staging::{Change, Deleted, Edit, Identity, Journal, PutState, Seq};
 use crate::store::attributes::{FileAttributes, PART_SIZE, WRITE_ID, format_time};
 use crate::store::{Key, ObjectVersion};
 
@@ -359,7 +359,7 @@ async fn nothing_is_written_while_a_lost_delete_may_land() {
     bench
         .store
         .fail("delete", 1, || Fault::Before(unavailable()));
-    bench.set("take", Some(etag.clone()), Change::Delete);
+    bench.set("take", Some(etag.clone()), Change::Delete(Deleted::Moved));
     let begun = bench.clock.instant();
     while !bench.store.take_calls().contains(&"delete".to_owned()) {
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -58,7 +58,7 @@ pub(super) fn judge(record: &Record, attempts: &[Attempt], found: Option<&Object
         } => found.size == sealed.length && *etag == sealed.etag(),
         // Whoever made the folder has made it.
         Change::Folder { .. } => true,
-        Change::Put { .. } | Change::Copy { .. } | Change::Delete => false,
+        Change::Put { .. } | Change::Copy { .. } | Change::Delete(_) => false,
     };
     match same {
         true => Verdict::Landed(etag.clone()),

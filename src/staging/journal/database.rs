@@ -11,7 +11,7 @@ use super::mirror::{Attempt, Mirror};
 use super::step::Step;
 use super::{JournalError, JournalResult};
 use crate::disk::FileId;
-use crate::staging::record::{Change, Conflict, PutState, Record, Sealed, Seq};
+use crate::staging::record::{Change, Conflict, Deleted, Hold, PutState, Record, Sealed, Seq};
 use crate::store::attributes::{FileAttributes, nanos_since_epoch, time_from_nanos};
 use crate::store::{ETag, Key, Md5, ObjectVersion};
 
@@ -94,7 +94,7 @@ impl Database {
 
 const RECORD_COLUMNS: &str = "folded, key, seq, base, kind, file, state, length, part_size, \
      parts, source_key, source_etag, mtime, mode, uid, gid, parked, changed_at, attempts, \
-     last_error";
+     last_error, deleted, removed_as";
 
 fn run(statement: rusqlite::Result<CachedStatement<'_>>, values: impl Params) -> JournalResult<()> {
     statement?.execute(values)?;
@@ -170,6 +170,8 @@ struct ChangeRow<'a> {
     part_size: Option<u64>,
     parts: Option<Vec<u8>>,
     source: Option<&'a ObjectVersion>,
+    deleted: Option<&'static str>,
+    removed_as: Option<&'a Key>,
     attributes: Option<&'a FileAttributes>,
 }
 
@@ -201,9 +203,27 @@ impl<'a> ChangeRow<'a> {
                 row.length = Some(*size);
                 row.attributes = Some(attributes);
             }
-            Change::Delete => row.kind = "delete",
+            Change::Delete(deleted) => {
+                row.kind = "delete";
+                row.set_deleted(deleted);
+            }
         }
         row
+    }
+
+    fn set_deleted(&mut self, deleted: &'a Deleted) {
+        self.deleted = Some(match deleted {
+            Deleted::Here { hold, .. } => match hold {
+                Hold::Free => "here",
+                Hold::Held => "held",
+                Hold::Confirmed => "confirmed",
+            },
+            Deleted::Moved => "moved",
+        });
+        if let Deleted::Here { size, name, .. } = deleted {
+            self.length = Some(*size);
+            self.removed_as = name.as_ref();
+        }
     }
 
     fn set_state(&mut self, state: &PutState) {
@@ -227,7 +247,7 @@ fn write_record(connection: &Connection, record: &Record) -> JournalResult<()> {
     let row = ChangeRow::of(&record.change);
     let attributes = row.attributes.cloned().unwrap_or_default();
     let sql = "INSERT OR REPLACE INTO records VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
-               ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
+               ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)";
     run(
         connection.prepare_cached(sql),
         params![
@@ -251,6 +271,8 @@ fn write_record(connection: &Connection, record: &Record) -> JournalResult<()> {
             nanos_since_epoch(record.changed_at),
             record.attempts,
             record.last_error,
+            row.deleted,
+            row.removed_as.map(Key::as_str),
         ],
     )
 }
@@ -290,8 +312,24 @@ fn read_change(row: &Row<'_>) -> JournalResult<Change> {
             size: unsigned(row.get("length")?)?,
             attributes,
         },
-        "delete" => Change::Delete,
+        "delete" => Change::Delete(read_deleted(row)?),
         other => return Err(damaged(format!("unknown kind {other:?}"))),
+    })
+}
+
+fn read_deleted(row: &Row<'_>) -> JournalResult<Deleted> {
+    let hold = match row.get::<_, String>("deleted")?.as_str() {
+        "moved" => return Ok(Deleted::Moved),
+        "here" => Hold::Free,
+        "held" => Hold::Held,
+        "confirmed" => Hold::Confirmed,
+        other => return Err(damaged(format!("unknown delete {other:?}"))),
+    };
+    let name: Option<String> = row.get("removed_as")?;
+    Ok(Deleted::Here {
+        size: unsigned(row.get("length")?)?,
+        name: name.map(key).transpose()?,
+        hold,
     })
 }
 

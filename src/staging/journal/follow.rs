@@ -5,7 +5,7 @@
 use super::mirror::Attempt;
 use super::step::Step;
 use super::{Journal, JournalResult, MAX_ATTEMPTS};
-use crate::staging::record::{Change, Confirmed, Edit, PutState, Record, Sealed, Seq};
+use crate::staging::record::{Change, Confirmed, Deleted, Edit, PutState, Record, Sealed, Seq};
 use crate::store::{ETag, Key};
 
 impl Journal {
@@ -86,7 +86,8 @@ impl Journal {
             })),
             // Nobody wants the key to hold anything, and now it does.
             None if now_holds.is_some() => {
-                let record = self.new_record(&mut writer, key.clone(), now_holds, Change::Delete);
+                let change = Change::Delete(Deleted::Moved);
+                let record = self.new_record(&mut writer, key.clone(), now_holds, change);
                 steps.push(Step::Set(record));
             }
             None => return Ok(confirmed),

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::{JournalError, JournalResult};
 
 /// The schema this program writes.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 /// Marks the file as ours ("vbjr").
 const APPLICATION_ID: i64 = 0x7662_6a72;
 /// How long a connection waits for another process that looks into the database.
@@ -20,7 +20,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const LOG_BYTES_KEPT: i64 = 4 << 20;
 
 /// Each entry brings the schema from its index to the next version.
-const MIGRATIONS: [&str; VERSION as usize] = ["
+const MIGRATIONS: [&str; VERSION as usize] = [
+    "
     CREATE TABLE meta (
         name TEXT PRIMARY KEY,
         value TEXT NOT NULL
@@ -75,7 +76,14 @@ const MIGRATIONS: [&str; VERSION as usize] = ["
         gid INTEGER,
         PRIMARY KEY (folder, name)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    // Why an earlier program deleted something is not known; it goes as it would have gone.
+    "
+    ALTER TABLE records ADD COLUMN deleted TEXT;
+    ALTER TABLE records ADD COLUMN removed_as TEXT;
+    UPDATE records SET deleted = 'moved' WHERE kind = 'delete';
+",
+];
 
 /// Opens the database for writing, makes it if need be, and brings its schema up to date.
 ///
@@ -155,6 +163,7 @@ fn migrate(connection: &mut Connection) -> JournalResult<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::staging::record::{Change, Deleted};
 
     #[test]
     fn a_newer_schema_is_refused_and_left_alone() {
@@ -172,6 +181,28 @@ mod tests {
         );
         let connection = Connection::open(&path).unwrap();
         assert_eq!(pragma(&connection, "user_version").unwrap(), VERSION + 1);
+    }
+
+    #[test]
+    fn a_delete_of_version_1_goes_as_it_would_have_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch(MIGRATIONS[0]).unwrap();
+        let sql = "INSERT INTO records (folded, key, seq, base, kind, changed_at, attempts) \
+                   VALUES ('a', 'a', 7, '\"1\"', 'delete', 0, 0)";
+        connection.execute_batch(sql).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        connection
+            .pragma_update(None, "application_id", APPLICATION_ID)
+            .unwrap();
+        drop(connection);
+        let database = super::super::database::Database(open(&path).unwrap());
+        let mirror = database.load().unwrap();
+        let change = mirror.records().next().map(|record| record.change.clone());
+        assert_eq!(change, Some(Change::Delete(Deleted::Moved)));
+        let version = pragma(&database.0, "user_version").unwrap();
+        assert_eq!(version, VERSION);
     }
 
     #[test]

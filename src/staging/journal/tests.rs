@@ -81,7 +81,7 @@ fn all_spellings_of_a_key_share_one_record() {
     let bench = Bench::new();
     let journal = bench.open();
     journal
-        .apply(vec![set("caf\u{e9}", Change::Delete)])
+        .apply(vec![set("caf\u{e9}", Change::Delete(Deleted::Moved))])
         .unwrap();
     journal
         .apply(vec![set("cafe\u{301}", copy("a", "1"))])
@@ -105,14 +105,18 @@ fn sequence_numbers_grow_over_restarts() {
         let (_dir, after_kill) = {
             let journal = bench.open();
             for _ in 0..700 {
-                let seqs = journal.apply(vec![set("a", Change::Delete)]).unwrap();
+                let seqs = journal
+                    .apply(vec![set("a", Change::Delete(Deleted::Moved))])
+                    .unwrap();
                 assert!(seqs[0] > last);
                 last = seqs[0];
             }
             journal.apply(vec![Edit::Remove { key: key("a") }]).unwrap();
             bench.open_after_kill()
         };
-        let seqs = after_kill.apply(vec![set("a", Change::Delete)]).unwrap();
+        let seqs = after_kill
+            .apply(vec![set("a", Change::Delete(Deleted::Moved))])
+            .unwrap();
         assert!(seqs[0] > last);
     }
 }
@@ -157,7 +161,10 @@ fn a_write_that_may_land_leaves_a_tombstone() {
     assert!(!journal.begin_attempt(&key("a"), Seq(0), "two").unwrap());
     assert_eq!(journal.attempts(&key("a")), ["one"]);
     journal.apply(vec![Edit::Remove { key: key("a") }]).unwrap();
-    assert_eq!(journal.record(&key("a")).unwrap().change, Change::Delete);
+    assert_eq!(
+        journal.record(&key("a")).unwrap().change,
+        Change::Delete(Deleted::Moved)
+    );
     // Moved away: the record goes to another name, the write stays with the old one.
     let (_dir, journal) = bench.open_after_kill();
     assert_eq!(journal.attempts(&key("a")), ["one"]);
@@ -170,7 +177,7 @@ fn a_write_that_may_land_leaves_a_tombstone() {
     let tombstone = journal.record(&key("a")).unwrap();
     assert_eq!(
         (tombstone.base, tombstone.change),
-        (Some(etag("1")), Change::Delete)
+        (Some(etag("1")), Change::Delete(Deleted::Moved))
     );
 }
 
@@ -195,7 +202,9 @@ fn writes_that_can_neither_land_nor_matter_are_forgotten() {
     let bench = Bench::new();
     let journal = bench.open();
     for name in ["a", "b"] {
-        let seq = journal.apply(vec![set(name, Change::Delete)]).unwrap()[0];
+        let seq = journal
+            .apply(vec![set(name, Change::Delete(Deleted::Moved))])
+            .unwrap()[0];
         journal.begin_attempt(&key(name), seq, "id").unwrap();
     }
     let seq = journal.record(&key("a")).unwrap().seq;
@@ -234,7 +243,10 @@ fn a_file_is_let_go_when_that_is_synced_and_no_record_needs_it() {
     assert!(journal.claim_discarded(9).is_empty(), "not synced");
     journal.sync().unwrap();
     assert_eq!(journal.claim_discarded(9), [file]);
-    let taken_back = journal.apply(vec![set("c", Change::Delete), Edit::Unrelease { file }]);
+    let taken_back = journal.apply(vec![
+        set("c", Change::Delete(Deleted::Moved)),
+        Edit::Unrelease { file },
+    ]);
     assert!(matches!(taken_back, Err(JournalError::Gone(gone)) if gone == file));
     assert_eq!(journal.records(), [], "all or nothing");
     journal.release_done(&[file]).unwrap();
@@ -370,7 +382,9 @@ fn after_a_failure_nothing_changes() {
     let bench = Bench::new();
     let journal = bench.open();
     journal.fail("the disk is gone");
-    let error = journal.apply(vec![set("a", Change::Delete)]).unwrap_err();
+    let error = journal
+        .apply(vec![set("a", Change::Delete(Deleted::Moved))])
+        .unwrap_err();
     assert!(matches!(error, JournalError::Failed(_)));
     assert!(journal.sync().is_err());
     assert_eq!(journal.records(), []);
@@ -385,7 +399,10 @@ fn the_log_does_not_grow_without_end() {
     for _ in 0..20 {
         for at in 0..100 {
             journal
-                .apply(vec![set(&format!("key {at}"), Change::Delete)])
+                .apply(vec![set(
+                    &format!("key {at}"),
+                    Change::Delete(Deleted::Moved),
+                )])
                 .unwrap();
         }
         journal.checkpoint().unwrap();
@@ -407,7 +424,7 @@ enum Action {
 fn any_edit() -> impl Strategy<Value = Edit> {
     let name = prop::sample::select(vec!["a", "b", "p/c", "p/cafe\u{301}", "p/caf\u{e9}"]);
     let change = prop_oneof![
-        Just(Change::Delete),
+        Just(Change::Delete(Deleted::Moved)),
         any::<u64>().prop_map(|n| copy("source", &n.to_string())),
         (0u64..1 << 40).prop_map(|n| put(FileId::random(), PutState::Closed { length: n })),
     ];

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::fake::{Fault, unavailable};
 use super::{Bench, HOUR, closed, key, take, version};
 use crate::disk::FileId;
-use crate::staging::{Change, Edit};
+use crate::staging::{Change, Deleted, Edit};
 use crate::store::StoreError;
 
 #[tokio::test(start_paused = true)]
@@ -37,7 +37,7 @@ async fn lost_answers_are_found_again() {
     assert_eq!(bench.store.take_calls(), ["head", "copy", "head"]);
 
     bench.store.fail("delete", 1, lost);
-    bench.set("c", Some(etag), Change::Delete);
+    bench.set("c", Some(etag), Change::Delete(Deleted::Moved));
     tokio::time::sleep(Duration::from_secs(200)).await;
     bench.drain().await;
     assert_eq!(bench.bytes("c"), None);
@@ -95,9 +95,9 @@ async fn a_delete_spares_what_somebody_else_has_written() {
     let old = bench.store.write("a", b"old");
     let gone = bench.store.write("b", b"gone");
     let kept = bench.store.write("c", b"old");
-    bench.set("a", Some(old), Change::Delete);
-    bench.set("b", Some(gone), Change::Delete);
-    bench.set("c", Some(kept), Change::Delete);
+    bench.set("a", Some(old), Change::Delete(Deleted::Moved));
+    bench.set("b", Some(gone), Change::Delete(Deleted::Moved));
+    bench.set("c", Some(kept), Change::Delete(Deleted::Moved));
     bench.store.remove("b");
     bench.store.write("c", b"theirs");
     bench.drain().await;

@@ -13,7 +13,7 @@ use super::{HOUR, closed, key, open};
 use crate::clock::SharedClock;
 use crate::disk::FileId;
 use crate::staging::{
-    Change, Confirmed, Edit, JournalResult, PutState, Record, Sealed, StagedFile, Staging,
+    Change, Confirmed, Deleted, Edit, JournalResult, PutState, Record, Sealed, StagedFile, Staging,
 };
 use crate::store::attributes::FileAttributes;
 use crate::store::{ETag, ObjectInfo, ObjectStore, ObjectVersion, StoreError};
@@ -106,7 +106,7 @@ impl Tree {
     fn leave(&self, name: &str, content: &Content) -> Edit {
         match self.base(name, Some(content)) {
             None => Edit::Remove { key: key(name) },
-            base => self.set(name, base, Change::Delete),
+            base => self.set(name, base, Change::Delete(Deleted::Moved)),
         }
     }
 
