@@ -86,6 +86,9 @@ fn describe_entry(entry: &QueueEntry) -> String {
         entry.waiting_seconds,
         entry.path
     );
+    if let Some(seconds) = entry.protected_seconds {
+        let _ = write!(text, "  (protected {seconds} s ago)");
+    }
     if let Some(reason) = &entry.reason {
         let _ = write!(text, "  ({} tries: {reason})", entry.attempts);
     }
@@ -105,16 +108,27 @@ mod tests {
             state: State::Parked,
             bytes: 2_000_000,
             waiting_seconds: 7,
+            protected_seconds: None,
             attempts: 3,
             reason: Some("no right".into()),
         };
+        let open = QueueEntry {
+            path: "projects/b.aup3".into(),
+            state: State::Open,
+            bytes: 0,
+            protected_seconds: Some(40),
+            attempts: 0,
+            reason: None,
+            ..entry.clone()
+        };
         let text = describe(&Queue {
-            entries: vec![entry],
+            entries: vec![entry, open],
             left_out: 2,
         });
         assert_eq!(
             text,
             "parked   upload        2.0 MB      7 s  layers/a.wav  (3 tries: no right)\n\
+             open     upload           0 B      7 s  projects/b.aup3  (protected 40 s ago)\n\
              and 2 more\n"
         );
     }

@@ -99,6 +99,12 @@ impl Config {
             write_back: reader.get("WRITE_BACK_SECONDS", |text| {
                 value::duration(text, 1.0, true, 3600.0)
             }),
+            snapshot_quiet: reader.get("SNAPSHOT_QUIET_SECONDS", |text| {
+                value::duration(text, 1.0, false, 86400.0)
+            }),
+            snapshot_longest: reader.get("SNAPSHOT_SECONDS", |text| {
+                value::duration(text, 1.0, false, 86400.0)
+            }),
             upload_concurrency: reader.get("UPLOAD_CONCURRENCY", |text| value::count(text, 1, 64)),
             list_ttl: reader.get("LIST_TTL_SECONDS", |text| {
                 value::duration(text, 1.0, true, 86400.0)

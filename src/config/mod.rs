@@ -51,6 +51,10 @@ pub struct Config {
     pub catalog_file: PathBuf,
     /// The quiet time after a close before the file is uploaded.
     pub write_back: Duration,
+    /// The quiet time after which a snapshot of an open file is uploaded.
+    pub snapshot_quiet: Duration,
+    /// The longest that a change of an open file waits for a snapshot.
+    pub snapshot_longest: Duration,
     /// How many files are uploaded at once.
     pub upload_concurrency: usize,
     /// How long listings and attributes are trusted.

@@ -127,6 +127,18 @@ pub const SETTINGS: &[Setting] = &[
         "2",
     ),
     setting(
+        "SNAPSHOT_QUIET_SECONDS",
+        Some("30"),
+        "a number of seconds above 0 and at most 86400, also fractional",
+        "30",
+    ),
+    setting(
+        "SNAPSHOT_SECONDS",
+        Some("300"),
+        "a number of seconds above 0 and at most 86400, also fractional",
+        "300",
+    ),
+    setting(
         "UPLOAD_CONCURRENCY",
         Some("4"),
         "a whole number from 1 to 64",

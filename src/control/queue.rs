@@ -28,6 +28,9 @@ pub struct QueueEntry {
     pub bytes: u64,
     /// For how long it has waited.
     pub waiting_seconds: u64,
+    /// Of a file that is still open: how long ago a snapshot of it reached the bucket.
+    #[serde(default)]
+    pub protected_seconds: Option<u64>,
     /// How often it was tried in vain.
     pub attempts: u32,
     /// Why it is parked, or why the last try failed.

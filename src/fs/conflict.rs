@@ -25,9 +25,10 @@ impl Fs {
     /// Those of the journal; nothing has changed then.
     pub fn keep_both(&self, record: &Record, found: &ObjectInfo) -> JournalResult<bool> {
         let _changes = self.changes.lock();
-        if !self.journal().is_current(&record.key, record.seq) {
+        // What the uploader was given may be a snapshot; the file itself goes on.
+        let Some(change) = self.current_change(record) else {
             return Ok(true);
-        }
+        };
         if !matches!(record.change, Change::Put { .. } | Change::Copy { .. }) {
             return Ok(false);
         }
@@ -49,7 +50,7 @@ impl Fs {
             Edit::Set {
                 key: copy_key.clone(),
                 base: None,
-                change: record.change.clone(),
+                change,
             },
             Edit::Remove {
                 key: record.key.clone(),
@@ -65,6 +66,11 @@ impl Fs {
         );
         self.show_both(record.key.as_str(), &copy, found);
         Ok(true)
+    }
+
+    fn current_change(&self, record: &Record) -> Option<Change> {
+        let now = self.journal().record(&record.key)?;
+        (now.seq == record.seq).then_some(now.change)
     }
 
     fn show_both(&self, key: &str, copy: &str, found: &ObjectInfo) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Fs;
-use super::attr::{Fh, Ino};
+use super::attr::{Fh, Ino, Kind};
 use super::handle::{FileHandle, Handle};
 use super::inode::{Content, Inode, Remote, Writing};
 use crate::cache::CacheFile;
@@ -119,11 +119,11 @@ impl Fs {
         if let Err(error) = self.staging.check_room() {
             return Some(Err(error.into()));
         }
+        let end = offset + data.len() as u64;
+        let open = open_file(&handle.inode)?;
+        let _changing = open.change(offset..end);
         let writable = match &mut handle.inode.state.lock().content {
-            Content::Staged(staged) if staged.open => {
-                staged.file.touch();
-                staged.writable()
-            }
+            Content::Staged(staged) if staged.is_open_as(&open) => staged.writable(),
             Content::Staged(_) | Content::Remote(_) | Content::Folder => return None,
         };
         // The handle counts as a writer, so the version cannot be sealed under this write.
@@ -247,14 +247,17 @@ impl Fs {
 
     /// Sets the length of a file that is open in the journal; false if it is not.
     fn try_truncate(&self, inode: &Inode, size: u64) -> FsResult<bool> {
+        let Some(open) = open_file(inode) else {
+            return match inode.kind {
+                Kind::Folder => Err(FsError::IsADirectory),
+                _ => Ok(false),
+            };
+        };
+        let _changing = open.change(size.min(open.file().metadata()?.len())..u64::MAX);
         let mut state = inode.state.lock();
         let writable = match &mut state.content {
-            Content::Staged(staged) if staged.open => {
-                staged.file.touch();
-                staged.writable()?
-            }
-            Content::Folder => return Err(FsError::IsADirectory),
-            Content::Staged(_) | Content::Remote(_) => return Ok(false),
+            Content::Staged(staged) if staged.is_open_as(&open) => staged.writable()?,
+            Content::Folder | Content::Staged(_) | Content::Remote(_) => return Ok(false),
         };
         writable.file().set_len(size)?;
         let now = self.clock.now();
@@ -283,11 +286,12 @@ impl Fs {
             Handle::File(file) => {
                 self.staging.check_room()?;
                 self.make_writable(&file.inode).await?;
+                let open = open_file(&file.inode).ok_or(FsError::Stale)?;
+                let _changing = open.change(offset..u64::MAX);
                 let mut state = file.inode.state.lock();
                 let Content::Staged(staged) = &mut state.content else {
                     return Err(FsError::Stale);
                 };
-                staged.file.touch();
                 let writable = staged.writable()?;
                 let flags = rustix::fs::FallocateFlags::from_bits_retain(mode as u32);
                 rustix::fs::fallocate(writable.file(), flags, offset, length)
@@ -339,6 +343,13 @@ impl Fs {
 enum Bytes {
     Staged(Arc<StagedFile>),
     Cached(Arc<CacheFile>),
+}
+
+/// Returns the staged file of an inode that the journal knows as open.
+pub(super) fn open_file(inode: &Inode) -> Option<Arc<StagedFile>> {
+    let state = inode.state.lock();
+    let staged = state.staged().filter(|staged| staged.open)?;
+    Some(staged.file.clone())
 }
 
 fn no_such_offset() -> FsError {

@@ -148,6 +148,11 @@ pub(super) struct Pristine {
 }
 
 impl Staged {
+    /// Whether the journal knows that this file may be written.
+    pub(super) fn is_open_as(&self, file: &Arc<StagedFile>) -> bool {
+        self.open && Arc::ptr_eq(&self.file, file)
+    }
+
     /// Returns the bytes for writing.
     pub(super) fn writable(&mut self) -> io::Result<Writable> {
         match &mut self.writer {

@@ -28,11 +28,13 @@ pub mod passthrough;
 mod removal;
 mod rename;
 mod saved;
+mod snapshot;
 mod take;
 mod tree;
 
 pub use self::held::LocalCopies;
 pub use self::open::OpenFlags;
+pub use self::snapshot::SnapshotOptions;
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -77,6 +79,8 @@ pub struct FsOptions {
     pub list_ttl: Duration,
     /// How long a caller waits for the bucket, counted from the last sign of progress.
     pub request_deadline: Duration,
+    /// How files that stay open are protected.
+    pub snapshots: SnapshotOptions,
     /// Owner of what the bucket names no owner for.
     pub uid: u32,
     /// Its group.
@@ -126,6 +130,7 @@ pub struct Fs {
     staging: Arc<Staging>,
     local_copies: Option<LocalCopies>,
     held: held::Held,
+    open_files: snapshot::OpenFiles,
     clock: SharedClock,
     runtime: Runtime,
     /// Serialises every change of names together with its journal commit.
@@ -182,6 +187,7 @@ impl Fs {
             staging: parts.staging,
             local_copies: parts.local_copies,
             held: held::Held::default(),
+            open_files: snapshot::OpenFiles::default(),
             clock: parts.clock,
             runtime: parts.runtime,
             changes: Mutex::new(()),

@@ -1,5 +1,7 @@
 //! The file system without a kernel: over a local store, with uploads carried out step by step.
 
+mod open_files;
+
 use std::ffi::OsStr;
 use std::time::Duration;
 
@@ -85,6 +87,10 @@ impl Bench {
             samples_dir: path("samples"),
             list_ttl: Duration::from_secs(30),
             request_deadline: Duration::from_secs(5),
+            snapshots: SnapshotOptions {
+                quiet: Duration::from_secs(30),
+                longest: Duration::from_secs(300),
+            },
             uid: 1000,
             gid: 1000,
             umask: 0o022,

@@ -18,7 +18,7 @@ use crate::control::queue::{ConflictEntry, MAX_ENTRIES, Operation, Queue, QueueE
 use crate::control::{
     CacheStatus, OperationsStatus, ReadStatus, Report, StatusSource, UploadStatus,
 };
-use crate::fs::{Fs, FsOptions, FsParts, LocalCopies};
+use crate::fs::{Fs, FsOptions, FsParts, LocalCopies, SnapshotOptions};
 use crate::fuse::{DeviceRegistrar, Fuse};
 use crate::metrics::Operations;
 use crate::staging::{Change, Confirmed, Identity, JournalResult, Record, Sealed, Staging};
@@ -61,6 +61,10 @@ pub(super) fn assemble(
         samples_dir: config.samples_dir.clone(),
         list_ttl: config.list_ttl,
         request_deadline: config.request_deadline,
+        snapshots: SnapshotOptions {
+            quiet: config.snapshot_quiet,
+            longest: config.snapshot_longest,
+        },
         uid: ownership.uid.unwrap_or(rustix::process::geteuid().as_raw()),
         gid: ownership.gid.unwrap_or(rustix::process::getegid().as_raw()),
         umask: ownership.umask.unwrap_or(0o022),
@@ -222,6 +226,15 @@ impl Confirm for Confirmations {
         self.0.confirm_upload(record, now_holds)
     }
 
+    fn protected(
+        &self,
+        record: &Record,
+        now_holds: ETag,
+        took: Duration,
+    ) -> JournalResult<Confirmed> {
+        self.0.confirm_snapshot(record, now_holds, took)
+    }
+
     fn changed(&self, record: &Record, found: &ObjectInfo) -> JournalResult<Confirmed> {
         self.0.keep_changed(record, found)
     }
@@ -315,7 +328,11 @@ impl StatusSource for Running {
         records.truncate(MAX_ENTRIES);
         let entries = records
             .into_iter()
-            .map(|record| queue_entry(record, now))
+            .map(|record| {
+                let protected = record.change.file().filter(|_| record.change.is_open());
+                let protected = protected.and_then(|file| self.fs.protected_for(file));
+                queue_entry(record, protected, now)
+            })
             .collect();
         Queue { entries, left_out }
     }
@@ -362,7 +379,7 @@ impl StatusSource for Running {
     }
 }
 
-fn queue_entry(record: Record, now: SystemTime) -> QueueEntry {
+fn queue_entry(record: Record, protected: Option<Duration>, now: SystemTime) -> QueueEntry {
     let operation = match &record.change {
         Change::Put { .. } => Operation::Upload,
         Change::Folder { .. } => Operation::Folder,
@@ -383,6 +400,7 @@ fn queue_entry(record: Record, now: SystemTime) -> QueueEntry {
             .duration_since(record.changed_at)
             .unwrap_or_default()
             .as_secs(),
+        protected_seconds: protected.map(|since| since.as_secs()),
         attempts: record.attempts,
         path: record.key.to_string(),
         reason: record.parked.or(record.last_error),
@@ -438,6 +456,7 @@ impl Service for Running {
         };
         self.fs.attach(Box::new(notifier), registrar);
         self.fs.spawn_release();
+        self.fs.spawn_snapshots();
         let fs = Arc::downgrade(&self.fs);
         let reachable = move || fs.upgrade().is_none_or(|fs| fs.is_reachable());
         self.cache.spawn_housekeeping(Arc::new(reachable));

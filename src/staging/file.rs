@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use super::changes::{Changes, Changing};
 use crate::disk::{self, FileId};
 
 /// An open staged file.
@@ -18,10 +20,21 @@ pub struct StagedFile {
     id: FileId,
     file: File,
     generation: AtomicU64,
+    changes: Changes,
     open: Arc<OpenFiles>,
 }
 
 impl StagedFile {
+    fn new(id: FileId, file: File, open: &Arc<OpenFiles>) -> Arc<StagedFile> {
+        Arc::new(StagedFile {
+            id,
+            file,
+            generation: AtomicU64::new(0),
+            changes: Changes::default(),
+            open: Arc::clone(open),
+        })
+    }
+
     /// Returns the file's id.
     pub fn id(&self) -> FileId {
         self.id
@@ -41,6 +54,25 @@ impl StagedFile {
     /// whoever reads the bytes, and then finds the generation unchanged, has read one version.
     pub fn touch(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Begins a change of these bytes, up to `u64::MAX` if it may reach beyond the end, and lasts as
+    /// long as the answer lives. Waits while a snapshot is being finished, some milliseconds: so no
+    /// inode's state may be held.
+    pub fn change(&self, range: Range<u64>) -> Changing<'_> {
+        let changing = self.changes.begin(&self.file, range);
+        self.touch();
+        changing
+    }
+
+    /// Calls `look` while nothing changes.
+    pub fn while_still<T>(&self, look: impl FnOnce() -> T) -> T {
+        let _stopped = self.changes.stop();
+        look()
+    }
+
+    pub(super) fn changes(&self) -> &Changes {
+        &self.changes
     }
 }
 
@@ -67,12 +99,7 @@ impl OpenFiles {
 
     /// Shares a file that was just opened; if it is shared already, the one that is.
     pub(super) fn share(self: &Arc<Self>, id: FileId, file: File) -> Arc<StagedFile> {
-        let fresh = Arc::new(StagedFile {
-            id,
-            file,
-            generation: AtomicU64::new(0),
-            open: Arc::clone(self),
-        });
+        let fresh = StagedFile::new(id, file, self);
         let mut shared = self.shared.lock();
         if let Some(earlier) = shared.get(&id).and_then(Weak::upgrade) {
             // `fresh` must not be dropped under the lock that its drop takes.
@@ -88,12 +115,7 @@ impl OpenFiles {
     /// Shares a file that has just come into staging. Who still has an earlier descriptor of it
     /// open is done with it, and may be able to write through that.
     pub(super) fn replace(self: &Arc<Self>, id: FileId, file: File) -> Arc<StagedFile> {
-        let fresh = Arc::new(StagedFile {
-            id,
-            file,
-            generation: AtomicU64::new(0),
-            open: Arc::clone(self),
-        });
+        let fresh = StagedFile::new(id, file, self);
         self.shared.lock().insert(id, Arc::downgrade(&fresh));
         fresh
     }

@@ -314,6 +314,10 @@ impl Journal {
                         log::warn!("{} has another length than it was closed with", record.key);
                     }
                     *state = PutState::Closed { length: *length };
+                    // Another state than the one that snapshots were uploaded for: what of them is
+                    // in the bucket is not this version.
+                    writer.last_seq += 1;
+                    record.seq = Seq(writer.last_seq);
                     steps.push(Step::Set(record));
                 }
                 Some(_) => {}
@@ -408,6 +412,12 @@ impl Journal {
     /// Returns the keys that changed since the last call. For one follower, the uploader.
     pub fn take_changed(&self) -> Vec<Key> {
         self.mirror.lock().take_changed()
+    }
+
+    /// Has the follower look at a key again.
+    pub(super) fn note_changed(&self, key: &Key) {
+        self.mirror.lock().note_changed(key.folded());
+        self.wake();
     }
 
     /// Wakes those who wait for a change.

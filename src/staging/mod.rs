@@ -1,19 +1,21 @@
 //! The staging directory: files being written or waiting for upload, and the journal that says
 //! what they are.
 //!
-//! This module owns `<id>.staged`, `journal.db` and `local/`. It knows neither names nor inodes
+//! This module owns `<id>.staged`, `<id>.snapshot`, `journal.db` and `local/`. It knows neither names nor inodes
 //! (see `fs`), nor what is sent when (see the uploader).
 //!
 //! **Release order.** A staged file leaves the directory only after the commit that releases it has
 //! been synced. Otherwise a power cut could bring back the record and not the file.
 
 mod behind;
+mod changes;
 mod file;
 pub mod journal;
 mod pool;
 pub mod record;
 mod replay;
 mod reserve;
+mod snapshot;
 
 use std::fs::File;
 use std::io;
@@ -24,6 +26,7 @@ use std::thread::{self, JoinHandle};
 use parking_lot::Mutex;
 
 use self::behind::Behind;
+pub use self::changes::Changing;
 pub use self::file::StagedFile;
 use self::file::{Names, OpenFiles};
 pub use self::journal::{Journal, JournalError, JournalResult};
@@ -33,6 +36,7 @@ pub use self::record::{
     Seq,
 };
 pub use self::replay::{Orphan, Replay};
+pub use self::snapshot::{Snapshot, SnapshotError, SnapshotFile, SnapshotSource, Snapshots};
 use crate::clock::SharedClock;
 use crate::disk::{self, FileId};
 
@@ -88,6 +92,7 @@ struct Shared {
     names: Names,
     pool: Pool,
     behind: Behind,
+    snapshots: Snapshots,
 }
 
 impl Staging {
@@ -124,6 +129,7 @@ impl Staging {
             names: Names::new(dir),
             pool: Pool::new(dir),
             behind: Behind::default(),
+            snapshots: Snapshots::default(),
         });
         let replay = replay::run(&shared).map_err(|error| match error {
             replay::Error::Io(error) => io_error(error),

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::{JournalError, Record, Shared, behind};
+use super::{JournalError, Record, Shared, behind, snapshot};
 use crate::disk::{self, FileId};
 
 /// What was found when the staging directory was opened.
@@ -39,6 +39,7 @@ pub(super) fn run(shared: &Shared) -> Result<Replay, Error> {
     // Names that a killed process had made count as synced from here on.
     disk::sync_dir(&shared.dir).map_err(Error::Io)?;
     behind::unlink_discarded(shared).map_err(Error::Journal)?;
+    remove_snapshots(shared).map_err(Error::Io)?;
     let lengths = lengths(shared).map_err(Error::Io)?;
     let journal = &shared.journal;
     let missing = journal.settle(&lengths).map_err(Error::Journal)?;
@@ -64,6 +65,21 @@ pub(super) fn run(shared: &Shared) -> Result<Replay, Error> {
         missing,
         orphans,
     })
+}
+
+/// Snapshots are of no use after a crash: the staged files themselves are here. SQLite may have left
+/// files of its own beside them.
+fn remove_snapshots(shared: &Shared) -> io::Result<()> {
+    for entry in fs::read_dir(&shared.dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_str().unwrap_or_default();
+        let stem = name.split('-').next().unwrap_or_default();
+        if FileId::from_name(stem, snapshot::EXTENSION).is_some() {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn lengths(shared: &Shared) -> io::Result<HashMap<FileId, u64>> {

@@ -5,11 +5,12 @@
 //! read; so they are of one version. Every byte that is sent later is compared with them, here and
 //! by the server, and before the write takes effect record and generation are looked at again.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -19,7 +20,7 @@ use super::plan::Outcome;
 use super::send::{Operation, Sender, Stop};
 use super::verdict::{self, Failure};
 use crate::disk::FileId;
-use crate::staging::{Change, PutState, Sealed, Seq, StagedFile};
+use crate::staging::{Change, PutState, Sealed, Seq, Snapshot, StagedFile};
 use crate::store::attributes::{FileAttributes, PART_SIZE};
 use crate::store::{
     ETag, Key, Md5, ObjectStore, PartNumber, PutRequest, StoreError, StoreResult, Upload,
@@ -43,25 +44,37 @@ pub(super) struct Unfinished {
     parts: Vec<Option<ETag>>,
 }
 
-/// A staged file, and the generation in which it is to be sent.
+/// The bytes that are to be sent.
 #[derive(Clone)]
-struct Source {
-    file: Arc<StagedFile>,
-    generation: u64,
+enum Source {
+    /// A staged file, in this generation.
+    Staged(Arc<StagedFile>, u64),
+    /// What an open one was at some instant, which does not change.
+    Snapshot(Arc<Snapshot>),
 }
 
 impl Source {
     fn is_unchanged(&self) -> bool {
-        self.file.generation() == self.generation
+        match self {
+            Source::Staged(file, generation) => file.generation() == *generation,
+            Source::Snapshot(_) => true,
+        }
+    }
+
+    fn file(&self) -> &File {
+        match self {
+            Source::Staged(file, _) => file.file(),
+            Source::Snapshot(snapshot) => snapshot.file.file(),
+        }
     }
 
     /// Reads a part and returns it with its digest.
     async fn read(&self, offset: u64, length: u64) -> io::Result<(Bytes, Md5)> {
-        let file = Arc::clone(&self.file);
+        let source = self.clone();
         let read = tokio::task::spawn_blocking(move || {
             let length = usize::try_from(length).map_err(io::Error::other)?;
             let mut bytes = vec![0; length];
-            file.file().read_exact_at(&mut bytes, offset)?;
+            source.file().read_exact_at(&mut bytes, offset)?;
             let md5 = Md5::of(&bytes);
             Ok((Bytes::from(bytes), md5))
         });
@@ -123,15 +136,20 @@ impl Sender {
 
 impl Operation {
     pub(super) async fn put(&mut self, file: FileId) -> Result<Outcome, Stop> {
-        let begun_at = self.sender.clock.instant();
-        let file = self.sender.staging.open_file(file)?;
-        let source = Source {
-            generation: file.generation(),
-            file,
+        let source = match &self.snapshot {
+            Some(snapshot) => Source::Snapshot(Arc::clone(snapshot)),
+            None => {
+                let file = self.sender.staging.open_file(file)?;
+                let generation = file.generation();
+                Source::Staged(file, generation)
+            }
         };
         let (sealed, body) = self.seal(&source).await?;
         let attributes = self.settle(&source, &sealed)?;
         if let Some(outcome) = self.look_first().await? {
+            return Ok(outcome);
+        }
+        if let Some(outcome) = self.spare(&sealed, &attributes).await? {
             return Ok(outcome);
         }
         let result = match sealed.parts.len() {
@@ -141,7 +159,7 @@ impl Operation {
         match result {
             Ok(etag) => {
                 let outcome = self.succeeded(Some(etag), Some(&sealed))?;
-                self.say_uploaded(sealed.length, begun_at);
+                self.say_uploaded(sealed.length);
                 Ok(outcome)
             }
             Err(Stop::Store(StoreError::PreconditionFailed)) => self.look_after().await,
@@ -149,10 +167,38 @@ impl Operation {
         }
     }
 
-    fn say_uploaded(&self, length: u64, begun_at: Instant) {
-        let time = self.sender.clock.instant() - begun_at;
+    /// Sends nothing if the bucket holds these very bytes with these attributes: nothing has changed
+    /// since the last snapshot.
+    async fn spare(
+        &mut self,
+        sealed: &Sealed,
+        attributes: &FileAttributes,
+    ) -> Result<Option<Outcome>, Stop> {
+        let etag = sealed.etag();
+        if self.snapshot.is_some() || self.record.base.as_ref() != Some(&etag) {
+            return Ok(None);
+        }
+        let found = self.head().await?;
+        let is_same = found.is_some_and(|found| {
+            found.version.etag == etag
+                && found.size == sealed.length
+                && FileAttributes::from_metadata(&found.metadata) == *attributes
+        });
+        if !is_same {
+            return Ok(None);
+        }
+        log::debug!("{} is in the bucket as it is", self.record.key);
+        self.succeeded(Some(etag), Some(sealed)).map(Some)
+    }
+
+    fn say_uploaded(&self, length: u64) {
+        let time = self.sender.clock.instant() - self.begun_at;
+        let what = match self.snapshot {
+            Some(_) => "a snapshot of ",
+            None => "",
+        };
         log::info!(
-            "Uploaded {} to {} ({}, {:.1} s)",
+            "Uploaded {what}{} to {} ({}, {:.1} s)",
             self.record.key,
             self.sender.options.destination,
             size(length),
@@ -167,11 +213,15 @@ impl Operation {
             return Err(Stop::Changed);
         };
         match state {
-            PutState::Open => return Err(Stop::Changed),
+            PutState::Open => match self.snapshot.as_ref().map(|s| s.sealed.get()) {
+                Some(None) => {}
+                Some(Some(sealed)) => return Ok((sealed.clone(), None)),
+                None => return Err(Stop::Changed),
+            },
             PutState::Sealed(sealed) => return Ok((sealed.clone(), None)),
             PutState::Closed { .. } => {}
         }
-        let length = source.file.file().metadata()?.len();
+        let length = source.file().metadata()?.len();
         let part_size = verdict::part_size(length, &self.sender.options);
         let count = length.div_ceil(part_size).max(1);
         let (mut parts, mut body) = (Vec::new(), None);
@@ -194,6 +244,11 @@ impl Operation {
             part_size,
             parts,
         };
+        if let Some(snapshot) = &self.snapshot {
+            // The journal says nothing of it: after a crash there is no snapshot.
+            let _ = snapshot.sealed.set(sealed.clone());
+            return Ok((sealed, body));
+        }
         let (key, seq) = (&self.record.key, self.record.seq);
         if !self.journal().seal(key, seq, sealed.clone())? {
             return Err(Stop::Changed);
@@ -204,7 +259,7 @@ impl Operation {
     /// Puts into our copy of the record what is sent and confirmed: the digests, and the time when
     /// the file was last written.
     fn settle(&mut self, source: &Source, sealed: &Sealed) -> Result<FileAttributes, Stop> {
-        let modified = source.file.file().metadata()?.modified()?;
+        let modified = source.file().metadata()?.modified()?;
         let Change::Put {
             state, attributes, ..
         } = &mut self.record.change
@@ -212,6 +267,9 @@ impl Operation {
             return Err(Stop::Changed);
         };
         *state = PutState::Sealed(sealed.clone());
+        if let Source::Snapshot(snapshot) = source {
+            *attributes = snapshot.attributes.clone();
+        }
         attributes.mtime.get_or_insert(modified);
         Ok(attributes.clone())
     }

@@ -119,7 +119,8 @@ impl Follower {
         let (wall, now) = (clock.now(), clock.instant());
         let plan = &mut self.plan;
         self.sender.staging.journal().visit(|record| {
-            plan.update(&record.key.folded(), Some(Task::of(record, wall, now)));
+            let task = Task::of(record, None, wall, now);
+            plan.update(&record.key.folded(), Some(task));
         });
     }
 
@@ -132,8 +133,12 @@ impl Follower {
     /// Takes in what the journal says of a key.
     fn take_in(&mut self, key: &Key) {
         let clock = &self.sender.clock;
-        let record = self.sender.staging.journal().record(key);
-        let task = record.map(|record| Task::of(&record, clock.now(), clock.instant()));
+        let staging = &self.sender.staging;
+        let task = staging.journal().record(key).map(|record| {
+            let snapshot = staging.snapshots().of(&record);
+            let length = snapshot.map(|snapshot| snapshot.length);
+            Task::of(&record, length, clock.now(), clock.instant())
+        });
         let current = task.as_ref().map(|task| task.seq);
         self.sender.abort_outdated(key, current);
         self.plan.update(key, task);

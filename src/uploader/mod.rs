@@ -43,6 +43,19 @@ pub trait Confirm: Send + Sync {
         sent: Option<&Sealed>,
     ) -> JournalResult<Confirmed>;
 
+    /// A snapshot of an open file was uploaded for this state of its record, and the key holds
+    /// `now_holds`; it took so long. To be passed on to
+    /// [`Journal::protect`](crate::staging::Journal::protect).
+    ///
+    /// # Errors
+    /// Those of the journal; the operation then counts as one whose answer was lost.
+    fn protected(
+        &self,
+        record: &Record,
+        now_holds: ETag,
+        took: Duration,
+    ) -> JournalResult<Confirmed>;
+
     /// A `Delete` found somebody else's version: it stays, the tombstone goes, and the file is to
     /// be shown again. To be passed on to
     /// [`Journal::withdraw`](crate::staging::Journal::withdraw).

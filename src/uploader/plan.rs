@@ -47,7 +47,7 @@ pub(super) enum Outcome {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Task {
     pub(super) seq: Seq,
-    /// Neither open nor parked.
+    /// Not parked, and not open but for a snapshot that may go.
     pub(super) ready: bool,
     pub(super) large: bool,
     /// The key whose object is copied, folded.
@@ -57,8 +57,14 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// Describes a record, at a moment given by both clocks.
-    pub(super) fn of(record: &Record, wall: SystemTime, now: Instant) -> Task {
+    /// Describes a record, at a moment given by both clocks. An open one goes as its snapshot, if
+    /// there is one: `snapshot` is its length.
+    pub(super) fn of(
+        record: &Record,
+        snapshot: Option<u64>,
+        wall: SystemTime,
+        now: Instant,
+    ) -> Task {
         let age = wall.duration_since(record.changed_at).unwrap_or_default();
         let source = match &record.change {
             Change::Copy { source, .. } => Some(source.key.folded()),
@@ -66,8 +72,8 @@ impl Task {
         };
         Task {
             seq: record.seq,
-            ready: record.parked.is_none() && !record.change.is_open(),
-            large: record.change.length() > SMALL_BYTES,
+            ready: record.parked.is_none() && (!record.change.is_open() || snapshot.is_some()),
+            large: snapshot.unwrap_or(record.change.length()) > SMALL_BYTES,
             source,
             changed_at: now.checked_sub(age).unwrap_or(now),
         }

@@ -16,7 +16,7 @@ use super::{Confirm, UploadOptions};
 use crate::clock::SharedClock;
 use crate::disk::FileId;
 use crate::staging::journal::ATTEMPT_SETTLES;
-use crate::staging::{Change, Journal, JournalError, Record, Sealed, Staging};
+use crate::staging::{Change, Journal, JournalError, Record, Sealed, Snapshot, Staging};
 use crate::store::attributes::{FileAttributes, WRITE_ID, content_type};
 use crate::store::{
     CopyRequest, ETag, Key, Md5, ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PutRequest,
@@ -100,6 +100,9 @@ pub(super) struct Operation {
     uncertain: bool,
     /// Whether the store has answered anything.
     pub(super) heard: bool,
+    /// What is sent of a file that is still open.
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+    pub(super) begun_at: Instant,
 }
 
 impl Sender {
@@ -150,6 +153,8 @@ impl Sender {
 impl Operation {
     fn new(sender: Arc<Sender>, record: Record) -> Operation {
         Operation {
+            begun_at: sender.clock.instant(),
+            snapshot: sender.staging.snapshots().of(&record),
             sender,
             record,
             write_id: String::new(),
@@ -236,14 +241,24 @@ impl Operation {
         sent: Option<&Sealed>,
     ) -> Result<Outcome, Stop> {
         let sender = &self.sender;
-        sender.confirm.confirm(&self.record, now_holds, sent)?;
+        match (&self.snapshot, now_holds) {
+            (Some(_), Some(now_holds)) => {
+                let Record { key, seq, .. } = &self.record;
+                let took = sender.clock.instant() - self.begun_at;
+                sender.confirm.protected(&self.record, now_holds, took)?;
+                sender.staging.snapshots().forget(key, *seq);
+            }
+            (_, now_holds) => {
+                sender.confirm.confirm(&self.record, now_holds, sent)?;
+            }
+        }
         sender.done.fetch_add(1, Ordering::Relaxed);
         // A write that was sent twice may land a second time; it is remembered until it cannot.
         self.end()?;
         Ok(Outcome::Done)
     }
 
-    async fn head(&mut self) -> Result<Option<ObjectInfo>, Stop> {
+    pub(super) async fn head(&mut self) -> Result<Option<ObjectInfo>, Stop> {
         let store = Arc::clone(&self.sender.store);
         let found = store.head(&self.record.key, ReadCondition::None).await;
         match self.hear(found) {
@@ -506,6 +521,12 @@ impl Operation {
         let Record {
             key, seq, change, ..
         } = &self.record;
+        if self.snapshot.is_some() {
+            // The disk has spoiled it; the next one is taken of the file itself.
+            log::warn!("The snapshot of {key} has changed on the disk and is dropped");
+            self.sender.staging.snapshots().forget(key, *seq);
+            return Ok(Outcome::Done);
+        }
         log::warn!("{key} has changed since it was closed; it is read again");
         let length = change.file().and_then(|file| {
             let path = self.sender.staging.path(file);

@@ -37,6 +37,11 @@ impl Confirm for Plain {
         self.0.confirm(&record.key, record.seq, now_holds, extra)
     }
 
+    fn protected(&self, record: &Record, now_holds: ETag, _: Duration) -> JournalResult<Confirmed> {
+        let Record { key, seq, .. } = record;
+        self.0.protect(key, *seq, now_holds, Vec::new())
+    }
+
     fn changed(&self, record: &Record, _: &ObjectInfo) -> JournalResult<Confirmed> {
         self.0.withdraw(&record.key, record.seq)
     }

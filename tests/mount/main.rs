@@ -9,6 +9,7 @@ mod cli;
 mod conflict;
 mod crash;
 mod faults;
+mod open_for_hours;
 mod passthrough;
 mod programs;
 mod rename;

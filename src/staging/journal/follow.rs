@@ -96,6 +96,36 @@ impl Journal {
         Ok(confirmed)
     }
 
+    /// Notes that a snapshot of an open file was uploaded for state `seq` of its record, and what
+    /// the key holds since. If that is still its state, the record stays open on top of that
+    /// version, and `extra` is carried out with it; else it is as with [`Journal::confirm`].
+    pub fn protect(
+        &self,
+        key: &Key,
+        seq: Seq,
+        now_holds: ETag,
+        extra: Vec<Edit>,
+    ) -> JournalResult<Confirmed> {
+        let mut writer = self.writer.lock();
+        let Some(record) = self.current(key, seq) else {
+            drop(writer);
+            return self.confirm(key, seq, Some(now_holds), extra);
+        };
+        let record = Record {
+            base: Some(now_holds),
+            attempts: 0,
+            last_error: None,
+            ..record
+        };
+        let mut steps = vec![Step::Set(record)];
+        for edit in extra {
+            let step = self.step(&mut writer, edit, &steps)?;
+            steps.push(step);
+        }
+        self.commit(&mut writer, steps)?;
+        Ok(Confirmed::Done)
+    }
+
     /// Gives a record up without an operation, if it is still in that state: what the key holds
     /// stays. Another state of the record is left as it is, with its old base.
     pub fn withdraw(&self, key: &Key, seq: Seq) -> JournalResult<Confirmed> {

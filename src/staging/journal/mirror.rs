@@ -138,6 +138,10 @@ impl Mirror {
         self.conflicts.remove(&copy.folded());
     }
 
+    pub(super) fn note_changed(&mut self, key: Key) {
+        self.changed.insert(key);
+    }
+
     pub(super) fn take_changed(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.changed).into_iter().collect()
     }

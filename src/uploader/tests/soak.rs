@@ -13,7 +13,8 @@ use super::{HOUR, closed, key, open};
 use crate::clock::SharedClock;
 use crate::disk::FileId;
 use crate::staging::{
-    Change, Confirmed, Deleted, Edit, JournalResult, PutState, Record, Sealed, StagedFile, Staging,
+    Change, Confirmed, Deleted, Edit, JournalResult, PutState, Record, Sealed, Snapshot,
+    SnapshotSource, StagedFile, Staging,
 };
 use crate::store::attributes::FileAttributes;
 use crate::store::{ETag, ObjectInfo, ObjectStore, ObjectVersion, StoreError};
@@ -75,6 +76,13 @@ impl Confirm for Tree {
             *content = Content::Remote(version);
         }
         Ok(confirmed)
+    }
+
+    fn protected(&self, record: &Record, now_holds: ETag, _: Duration) -> JournalResult<Confirmed> {
+        let Record { key, seq, .. } = record;
+        self.staging
+            .journal()
+            .protect(key, *seq, now_holds, Vec::new())
     }
 
     fn changed(&self, record: &Record, _: &ObjectInfo) -> JournalResult<Confirmed> {
@@ -158,6 +166,54 @@ impl Tree {
             base,
             state(PutState::Closed { length }),
         )]);
+    }
+
+    /// Writes into the file that is there, leaves it open, and has a snapshot of it sent.
+    fn keep_open(&self, name: &'static str, byte: u8) {
+        let mut names = self.names.lock();
+        let Some((Content::Staged(file), bytes)) = names.get_mut(name) else {
+            return;
+        };
+        let open = Change::Put {
+            file: file.id(),
+            state: PutState::Open,
+            attributes: FileAttributes::default(),
+        };
+        let set = self.set(name, self.base(name, None), open);
+        let seqs = self.staging.journal().apply(vec![set]).unwrap();
+        {
+            use std::os::unix::fs::FileExt;
+            let _changing = file.change(0..1);
+            file.file().write_all_at(&[byte], 0).unwrap();
+        }
+        bytes[0] = byte;
+        let source = SnapshotSource {
+            file: file.clone(),
+            is_mapped: false,
+        };
+        let taken = self.staging.take_snapshots(&[source], || Some(()));
+        let snapshot = Snapshot {
+            seq: seqs[0],
+            file: taken.unwrap().0.remove(0),
+            length: bytes.len() as u64,
+            attributes: FileAttributes::default(),
+            sealed: Default::default(),
+        };
+        self.staging.offer_snapshot(&key(name), snapshot);
+    }
+
+    /// Closes what is still open.
+    fn close_all(&self) {
+        let mut names = self.names.lock();
+        for (name, (content, bytes)) in names.iter_mut() {
+            let record = self.staging.journal().record(&key(name));
+            if let (Content::Staged(file), Some(record)) = (content, record)
+                && record.change.is_open()
+            {
+                let change = closed(file.id(), bytes.len());
+                self.apply(vec![self.set(name, record.base, change)]);
+            }
+        }
     }
 
     fn unlink(&self, name: &'static str) {
@@ -245,7 +301,7 @@ async fn run(seed: u64) {
     store.script(faults(seed));
     for step in 0..80u8 {
         let name = dice.name();
-        match dice.roll(10) {
+        match dice.roll(13) {
             0..4 => {
                 let length = match dice.roll(4) {
                     0 => 100_000,
@@ -256,6 +312,7 @@ async fn run(seed: u64) {
             4 => tree.rewrite(name, step),
             5 => tree.unlink(name),
             6..9 => tree.rename(name, dice.name()),
+            9..12 => tree.keep_open(name, step),
             _ => {
                 uploader.stop().await;
                 uploader = start(&tree, &store, &clock);
@@ -265,6 +322,7 @@ async fn run(seed: u64) {
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
     store.script(|_, _| Fault::None);
+    tree.close_all();
     let drained = uploader.drain(HOUR).await;
     assert!(
         drained,

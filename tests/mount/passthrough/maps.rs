@@ -284,3 +284,74 @@ fn read_after_all_is_closed(path: &Path, open: (File, Map), expected: &[u8]) {
         assert!(fs::read(path).unwrap() == expected);
     }
 }
+
+#[test]
+fn snapshots_of_a_file_that_is_stored_to_by_map_are_whole() {
+    const PAGE: usize = 4096;
+    const PAGES: u64 = 64;
+    let place = |store: u64| (store * 29 % PAGES) as usize * PAGE;
+    let (model, mount) = {
+        let model = R2Model::start();
+        let first = (0..PAGES).map(|store| (place(store), store));
+        let mut bytes = vec![0; PAGES as usize * PAGE];
+        for (at, store) in first {
+            bytes[at..at + 8].copy_from_slice(&store.to_le_bytes());
+        }
+        model.put("projects/a.wav", bytes.clone());
+        let settings = [
+            ("SNAPSHOT_QUIET_SECONDS", "0.2"),
+            ("SNAPSHOT_SECONDS", "0.5"),
+            ("WRITE_BACK_SECONDS", "0.1"),
+        ];
+        let mount = Mount::with(&model, &settings);
+        fetch(&mount, &mount.path("projects/a.wav"), &bytes);
+        (model, mount)
+    };
+    let path = mount.path("projects/a.wav");
+    let reader = File::open(&path).unwrap();
+    let writer = open_rw(&path);
+    let map = Map::of(&writer, PAGES as usize * PAGE, true);
+    drop(writer);
+    let mut stores = PAGES;
+    let mut versions = std::collections::BTreeSet::new();
+    // As many stores as were made in their order, and no others.
+    let mut check = |stored: u64| {
+        let object = model.get("projects/a.wav").unwrap();
+        if !versions.insert(object.write_count) {
+            return versions.len();
+        }
+        let stamp = |store: u64| {
+            let at = place(store);
+            u64::from_le_bytes(object.bytes[at..at + 8].try_into().unwrap())
+        };
+        let last = (0..PAGES).map(stamp).max().unwrap();
+        assert!(last < stored);
+        for store in last + 1 - PAGES..=last {
+            assert_eq!(stamp(store), store, "after {} stores", last + 1);
+        }
+        versions.len()
+    };
+    let end = std::time::Instant::now() + crate::common::mount::DEADLINE;
+    while check(stores) < 4 {
+        let burst = std::time::Instant::now() + Duration::from_millis(400);
+        while std::time::Instant::now() < burst {
+            map.write(place(stores), &stores.to_le_bytes());
+            stores += 1;
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(std::time::Instant::now() < end, "{}", mount.log());
+    }
+    assert_eq!(mount.status()["safe_to_shut_down"], false);
+    drop((map, reader));
+    mount.wait_uploaded();
+    check(stores);
+    let bytes = model.get("projects/a.wav").unwrap().bytes;
+    let last = place(stores - 1);
+    assert_eq!(
+        bytes[last..last + 8],
+        (stores - 1).to_le_bytes(),
+        "the last store arrives"
+    );
+    assert!(fs::read(&path).unwrap() == bytes);
+}
