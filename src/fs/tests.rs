@@ -527,6 +527,7 @@ fn a_delete_is_told_from_the_rest_of_a_rename() {
     };
     assert_eq!(change("layers/a"), Some(Change::Delete(removed)));
     assert_eq!(change("layers/b"), None);
+    bench.lookup("c").unwrap();
     bench.unlink("c");
     let removed = Change::Delete(Deleted::here(5));
     assert_eq!(change("layers/c"), Some(removed.clone()));
