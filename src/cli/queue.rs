@@ -2,18 +2,20 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use super::status::size_text;
-use super::{Failure, find, say};
+use super::{Failure, find, say, umount};
+use crate::control::client::ClientError;
 use crate::control::queue::{Operation, Queue, QueueEntry, State};
 
 /// The arguments of `queue`.
 #[derive(Debug, Args)]
 pub struct QueueArgs {
     /// Prints JSON.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub json: bool,
     /// Asks the mount at M.
     #[arg(long, global = true, value_name = "M")]
@@ -28,27 +30,83 @@ pub struct QueueArgs {
 pub enum QueueCommand {
     /// Tries parked files again.
     Retry {
-        /// Paths as `queue` shows them; all parked files if none is given.
+        /// Paths as `queue` shows them, or folders; all parked files if none is given.
         paths: Vec<String>,
+    },
+    /// Starts no new upload until `queue resume`, also after a restart. What is on its way may
+    /// finish.
+    Pause,
+    /// Lets uploads go on.
+    Resume,
+    /// Uploads now, without the quiet time and the wait after a failure.
+    Flush {
+        /// Paths as `queue` shows them, or folders; everything if none is given.
+        paths: Vec<String>,
+        /// Waits until it is in the bucket, at most SECONDS; fails if it is not by then.
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true,
+              value_parser = umount::seconds)]
+        wait: Option<Option<Duration>>,
     },
 }
 
 /// Runs `voicebeatfs queue`.
 pub fn run(args: &QueueArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
-    let client = find::connect(args.mountpoint.as_deref(), env_file)?;
-    let failed = |error: crate::control::client::ClientError| Failure::Failed(error.to_string());
-    if let Some(QueueCommand::Retry { paths }) = &args.command {
-        let retried = client.retry(paths.clone()).map_err(failed)?;
-        if retried == 0 && !paths.is_empty() {
-            return Err(Failure::Failed(format!("not parked: {}", paths.join(", "))));
+    let connect = || find::connect(args.mountpoint.as_deref(), env_file.clone());
+    let client = connect()?;
+    match &args.command {
+        None => {
+            let queue = client.queue().map_err(failed)?;
+            match args.json {
+                true => say(&serde_json::to_string_pretty(&queue)
+                    .map_err(|error| Failure::Failed(error.to_string()))?),
+                false => say(&describe(&queue)),
+            }
         }
-        return say(&format!("{retried} tried again"));
+        Some(QueueCommand::Retry { paths }) => {
+            let retried = client.retry(paths.clone()).map_err(failed)?;
+            if retried == 0 && !paths.is_empty() {
+                return Err(Failure::Failed(format!("not parked: {}", paths.join(", "))));
+            }
+            answer(
+                args.json,
+                "retried",
+                retried.into(),
+                &format!("{retried} tried again"),
+            )
+        }
+        Some(QueueCommand::Pause) => {
+            client.pause().map_err(failed)?;
+            let text = "uploads are paused until voicebeatfs queue resume";
+            answer(args.json, "paused", true.into(), text)
+        }
+        Some(QueueCommand::Resume) => {
+            client.resume().map_err(failed)?;
+            answer(args.json, "paused", false.into(), "uploads go on")
+        }
+        Some(QueueCommand::Flush { paths, wait }) => {
+            let flushed = client.flush(paths.clone()).map_err(failed)?;
+            if let Some(limit) = wait {
+                let limit = limit.unwrap_or(Duration::MAX);
+                umount::sync(connect()?, paths.clone(), limit).map_err(failed)?;
+            }
+            let text = match wait {
+                Some(_) => "everything asked for is in the bucket".into(),
+                None => format!("{flushed} go now"),
+            };
+            answer(args.json, "flushed", flushed.into(), &text)
+        }
     }
-    let queue = client.queue().map_err(failed)?;
-    match args.json {
-        true => say(&serde_json::to_string_pretty(&queue)
-            .map_err(|error| Failure::Failed(error.to_string()))?),
-        false => say(&describe(&queue)),
+}
+
+fn failed(error: ClientError) -> Failure {
+    Failure::Failed(error.to_string())
+}
+
+/// Says what was done: as one JSON object with one field, or in words.
+fn answer(json: bool, field: &str, value: serde_json::Value, text: &str) -> Result<(), Failure> {
+    match json {
+        true => say(&serde_json::json!({ field: value }).to_string()),
+        false => say(text),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failure, find, say};
-use crate::control::{CacheStatus, StatusDocument, UploadStatus};
+use crate::control::{CacheStatus, ShutdownReason, ShutdownStatus, StatusDocument, UploadStatus};
 
 /// The arguments of `status`.
 #[derive(Debug, Args)]
@@ -37,10 +37,6 @@ pub fn run(args: &StatusArgs, env_file: Option<PathBuf>) -> Result<(), Failure> 
 fn describe(status: &StatusDocument) -> String {
     let StatusDocument { identity, report } = status;
     let online = if report.online { "online" } else { "offline" };
-    let safe = match report.safe_to_shut_down {
-        true => "yes, everything is in the bucket",
-        false => "not yet",
-    };
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         // Writing to a string cannot fail.
@@ -74,8 +70,35 @@ fn describe(status: &StatusDocument) -> String {
     for alert in &report.alerts {
         line("alert", alert.clone());
     }
-    line("safe to shut down", safe.into());
+    line("safe to shut down", safe_to_shut_down(&report.shutdown));
     text
+}
+
+/// Says whether the machine may go, and if not, how much is left and what it waits for.
+fn safe_to_shut_down(shutdown: &ShutdownStatus) -> String {
+    let Some(reason) = shutdown.reason else {
+        return "yes, everything is in the bucket".into();
+    };
+    let rest = match (reason, shutdown.seconds_left) {
+        (ShutdownReason::Uploading, Some(seconds)) => format!("about {}", time_text(seconds)),
+        (ShutdownReason::Uploading, None) => "going up".into(),
+        (ShutdownReason::Open, _) => "open in programs".into(),
+        (ShutdownReason::Parked, _) => "which cannot be uploaded as things are".into(),
+        (ShutdownReason::Unreachable, _) => "waiting for the bucket to answer".into(),
+        (ShutdownReason::Paused, _) => "paused".into(),
+        (ShutdownReason::Failed, _) => "kept here: the staging disk has failed".into(),
+    };
+    let size = size_text(shutdown.bytes);
+    format!("no, {} files, {size}, {rest}", shutdown.files)
+}
+
+/// Returns a time as people say it.
+fn time_text(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h", seconds.div_ceil(3600)),
+    }
 }
 
 fn cache(cache: &CacheStatus) -> String {
@@ -185,6 +208,13 @@ safe to shut down yes, everything is in the bucket
                 parked: 1,
                 oldest_seconds: Some(65),
                 done: 4,
+                paused: false,
+            },
+            shutdown: ShutdownStatus {
+                files: 3,
+                bytes: 2_500_000,
+                seconds_left: Some(150),
+                reason: Some(ShutdownReason::Uploading),
             },
             conflicts: 1,
             alerts: vec!["the miss rate is over 50 %".into()],
@@ -198,7 +228,7 @@ safe to shut down yes, everything is in the bucket
             "2 attempts",
             "1 files that cannot",
             "alert             the miss rate",
-            "safe to shut down not yet",
+            "safe to shut down no, 3 files, 2.5 MB, about 3 min",
         ] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }

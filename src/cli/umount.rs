@@ -73,6 +73,18 @@ fn wait_for_queue(
     let failed = |reason: &str| Failure::Failed(format!("{shown} stays mounted: {reason}"));
     let staging_dir = staging_dir.ok_or_else(|| failed("its process cannot be asked"))?;
     let client = Client::connect(staging_dir).map_err(|error| failed(&error.to_string()))?;
+    sync(client, Vec::new(), limit).map_err(|error| match error {
+        ClientError::Refused(refusal) if refusal.code == RefusalCode::Timeout => failed(&format!(
+            "{}; voicebeatfs status shows why",
+            refusal.message
+        )),
+        error => failed(&error.to_string()),
+    })
+}
+
+/// Waits until everything of `paths` (of all, if there are none) is in the bucket, and shows on a
+/// terminal how far it is.
+pub(super) fn sync(client: Client, paths: Vec<String>, limit: Duration) -> Result<(), ClientError> {
     let is_terminal = std::io::stderr().is_terminal();
     let show = |left: Progress| {
         if is_terminal && left.queued > 0 {
@@ -85,20 +97,15 @@ fn wait_for_queue(
             let _ = std::io::stderr().flush();
         }
     };
-    let synced = client.sync(limit, show);
+    let synced = client.sync(paths, limit, show);
     if is_terminal {
         eprint!("\r\x1b[K");
     }
-    synced.map_err(|error| match error {
-        ClientError::Refused(refusal) if refusal.code == RefusalCode::Timeout => failed(&format!(
-            "{}; voicebeatfs status shows why",
-            refusal.message
-        )),
-        error => failed(&error.to_string()),
-    })
+    synced
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+/// Reads a number of seconds.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| "not a number of seconds".to_string())?;

@@ -88,15 +88,39 @@ impl Client {
             .ok_or_else(|| malformed("no count in the answer").into())
     }
 
-    /// Waits until everything is in the bucket, at most `timeout`. `progress` hears once in a
+    /// Has no new upload started.
+    pub fn pause(mut self) -> Result<(), ClientError> {
+        self.send(Request::Pause)?;
+        self.receive().map(|_| ())
+    }
+
+    /// Lets uploads go on.
+    pub fn resume(mut self) -> Result<(), ClientError> {
+        self.send(Request::Resume)?;
+        self.receive().map(|_| ())
+    }
+
+    /// Has what waits uploaded now; returns how many there were.
+    pub fn flush(mut self, paths: Vec<String>) -> Result<u64, ClientError> {
+        self.send(Request::Flush { paths })?;
+        let response = self.receive()?;
+        response
+            .flushed
+            .ok_or_else(|| malformed("no count in the answer").into())
+    }
+
+    /// Waits until everything of `paths` (or of all, if there are none) is in the bucket, at most
+    /// `timeout`. `progress` hears once in a
     /// while what is left.
     pub fn sync(
         mut self,
+        paths: Vec<String>,
         timeout: Duration,
         mut progress: impl FnMut(Progress),
     ) -> Result<(), ClientError> {
         self.send(Request::Sync {
             timeout_seconds: timeout.as_secs_f64(),
+            paths,
         })?;
         loop {
             match self.receive()? {

@@ -31,9 +31,11 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use self::queue::{ConflictEntry, Queue};
+use crate::store::Key;
 
 pub use status::{
-    CacheStatus, MountIdentity, OperationsStatus, ReadStatus, Report, StatusDocument, UploadStatus,
+    CacheStatus, MountIdentity, OperationsStatus, ReadStatus, Report, ShutdownReason,
+    ShutdownStatus, StatusDocument, UploadStatus,
 };
 
 /// The version of the protocol.
@@ -71,9 +73,52 @@ pub trait StatusSource: Send + Sync {
         0
     }
 
-    /// Sends what waits without its quiet time, and returns when nothing is left that is not in
-    /// the bucket: neither queued nor unsealed. May wait for ever; the caller sets a deadline.
-    async fn sync(&self);
+    /// Starts no new upload until [`StatusSource::resume`], also after a restart.
+    ///
+    /// # Errors
+    /// When that cannot be kept.
+    fn pause(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Lets uploads go on.
+    ///
+    /// # Errors
+    /// When that cannot be kept.
+    fn resume(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Sends what waits now without its quiet time: of `paths`, or all if there are none. Returns
+    /// how many there were.
+    ///
+    /// # Errors
+    /// When uploads are paused.
+    fn flush(&self, paths: &[String]) -> Result<u64, Refusal> {
+        let _ = paths;
+        Ok(0)
+    }
+
+    /// Sends what waits without its quiet time, and returns when nothing of `paths` (of all, if
+    /// there are none) is left that is not in the bucket: neither queued nor unsealed. May wait for
+    /// ever; the caller sets a deadline.
+    ///
+    /// # Errors
+    /// When nothing goes any more: uploads are paused, or only parked ones are left.
+    async fn sync(&self, paths: &[String]) -> Result<(), Refusal>;
+}
+
+/// Returns whether one of `paths` names the key, or a folder above it. All do if there are none.
+pub fn selects(paths: &[String], key: &Key) -> bool {
+    let folded = key.folded();
+    let names = |path: &String| {
+        let Some(path) = Key::new(path.trim_matches('/')).map(|path| path.folded()) else {
+            return false;
+        };
+        let rest = folded.as_str().strip_prefix(path.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    paths.is_empty() || paths.iter().any(names)
 }
 
 /// What a client asks for.
@@ -91,8 +136,20 @@ pub enum Request {
         /// Which; all if empty.
         paths: Vec<String>,
     },
+    /// To start no new upload.
+    Pause,
+    /// To let uploads go on.
+    Resume,
+    /// To upload now.
+    Flush {
+        /// Which; all if empty.
+        paths: Vec<String>,
+    },
     /// To wait until the queue is empty.
     Sync {
+        /// Which; all if empty.
+        #[serde(default)]
+        paths: Vec<String>,
         /// How long at most.
         timeout_seconds: f64,
     },
@@ -140,6 +197,12 @@ pub enum RefusalCode {
     Busy,
     /// The time was up before the queue was empty.
     Timeout,
+    /// Uploads are paused.
+    Paused,
+    /// What is left cannot be uploaded as things are.
+    Parked,
+    /// The journal could not be written.
+    Failed,
 }
 
 /// One line of an answer.
@@ -157,6 +220,8 @@ struct Response {
     #[serde(skip_serializing_if = "Option::is_none")]
     retried: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    flushed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<Progress>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Refusal>,
@@ -171,6 +236,7 @@ impl Response {
             queue: None,
             conflicts: None,
             retried: None,
+            flushed: None,
             progress: None,
             error: None,
         }
@@ -193,7 +259,8 @@ impl Response {
 }
 
 impl Refusal {
-    fn new(code: RefusalCode, message: impl Into<String>) -> Self {
+    /// Returns a refusal.
+    pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
         Refusal {
             code,
             message: message.into(),

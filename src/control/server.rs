@@ -117,83 +117,100 @@ impl Server {
         let mut line = Vec::new();
         let mut limited = BufReader::new(reader.take(MAX_REQUEST_BYTES as u64 + 1));
         tokio::time::timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await??;
-        match parse(&line) {
-            Ok(Request::Status) => {
-                let document = StatusDocument {
-                    identity: self.identity.clone(),
-                    report: self.source.report(),
-                };
-                let response = Response {
-                    status: Some(document),
-                    ..Response::done()
-                };
-                send(&mut writer, &response).await
+        let done = Response::done();
+        let response = match parse(&line) {
+            Ok(Request::Sync {
+                timeout_seconds,
+                paths,
+            }) => {
+                let paths = self.below_mountpoint(paths);
+                return self.sync(&mut writer, timeout_seconds, &paths).await;
             }
-            Ok(Request::Queue) => {
-                let queue = Some(self.source.queue());
-                send(
-                    &mut writer,
-                    &Response {
-                        queue,
-                        ..Response::done()
-                    },
-                )
-                .await
-            }
-            Ok(Request::Conflicts) => {
-                let conflicts = Some(self.source.conflicts());
-                send(
-                    &mut writer,
-                    &Response {
-                        conflicts,
-                        ..Response::done()
-                    },
-                )
-                .await
-            }
-            Ok(Request::Retry { paths }) => {
-                let retried = Some(self.source.retry(&paths));
-                send(
-                    &mut writer,
-                    &Response {
-                        retried,
-                        ..Response::done()
-                    },
-                )
-                .await
-            }
-            Ok(Request::Sync { timeout_seconds }) => self.sync(&mut writer, timeout_seconds).await,
             Ok(Request::Shutdown) => {
-                let sent = send(&mut writer, &Response::done()).await;
+                let sent = send(&mut writer, &done).await;
                 self.shutdown.notify_one();
-                sent
+                return sent;
             }
+            Ok(request) => self.carry_out(request),
+            Err(refusal) => Err(refusal),
+        };
+        match response {
+            Ok(response) => send(&mut writer, &response).await,
             Err(refusal) => refuse(&mut writer, refusal).await,
         }
     }
 
+    /// Carries out what is done at once.
+    fn carry_out(&self, request: Request) -> Result<Response, Refusal> {
+        let mut response = Response::done();
+        match request {
+            Request::Status => {
+                response.status = Some(StatusDocument {
+                    identity: self.identity.clone(),
+                    report: self.source.report(),
+                });
+            }
+            Request::Queue => response.queue = Some(self.source.queue()),
+            Request::Conflicts => response.conflicts = Some(self.source.conflicts()),
+            Request::Retry { paths } => {
+                let paths = self.below_mountpoint(paths);
+                response.retried = Some(self.source.retry(&paths));
+            }
+            Request::Flush { paths } => {
+                let paths = self.below_mountpoint(paths);
+                response.flushed = Some(self.source.flush(&paths)?);
+            }
+            Request::Pause => self.source.pause()?,
+            Request::Resume => self.source.resume()?,
+            // They are answered where the connection is.
+            Request::Sync { .. } | Request::Shutdown => {}
+        }
+        Ok(response)
+    }
+
+    /// Takes the mount point off paths that name it.
+    fn below_mountpoint(&self, paths: Vec<String>) -> Vec<String> {
+        let below = |path: String| {
+            let rest = std::path::Path::new(&path).strip_prefix(&self.identity.mountpoint);
+            match rest.ok().and_then(std::path::Path::to_str) {
+                Some(rest) => rest.to_owned(),
+                None => path,
+            }
+        };
+        paths.into_iter().map(below).collect()
+    }
+
     /// Waits for the queue, telling once in a while how far it is. A client that has gone away is
     /// noticed then.
-    async fn sync(&self, writer: &mut OwnedWriteHalf, timeout_seconds: f64) -> io::Result<()> {
+    async fn sync(
+        &self,
+        writer: &mut OwnedWriteHalf,
+        timeout_seconds: f64,
+        paths: &[String],
+    ) -> io::Result<()> {
         let timeout = Duration::try_from_secs_f64(timeout_seconds).unwrap_or(MAX_SYNC);
         let deadline = tokio::time::sleep(timeout.min(MAX_SYNC));
-        let done = self.source.sync();
+        let done = self.source.sync(paths);
         tokio::pin!(deadline, done);
         let mut ticks = tokio::time::interval(PROGRESS_EVERY);
         loop {
             let progress = tokio::select! {
                 biased;
-                () = &mut done => return send(writer, &Response::done()).await,
+                ended = &mut done => {
+                    return match ended {
+                        Ok(()) => send(writer, &Response::done()).await,
+                        Err(refusal) => refuse(writer, refusal).await,
+                    };
+                }
                 () = &mut deadline => None,
                 _ = ticks.tick() => Some(self.progress()),
             };
             let Some(progress) = progress else {
-                let Progress {
-                    queued,
-                    queued_bytes,
-                } = self.progress();
-                let message =
-                    format!("{queued} files ({queued_bytes} bytes) are still not in the bucket");
+                let left = self.source.report().shutdown;
+                let message = format!(
+                    "{} files ({} bytes) are still not in the bucket",
+                    left.files, left.bytes
+                );
                 return refuse(writer, Refusal::new(RefusalCode::Timeout, message)).await;
             };
             send(
@@ -267,7 +284,8 @@ mod tests {
         assert_eq!(
             sync,
             Request::Sync {
-                timeout_seconds: 1.5
+                timeout_seconds: 1.5,
+                paths: Vec::new(),
             }
         );
         let code = |line: &[u8]| parse(line).unwrap_err().code;

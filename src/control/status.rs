@@ -26,6 +26,9 @@ pub struct Report {
     pub online: bool,
     /// Whether nothing would be missing from the bucket if the machine went away now.
     pub safe_to_shut_down: bool,
+    /// What would be missing from it, and how long until it is there.
+    #[serde(default)]
+    pub shutdown: ShutdownStatus,
     /// The cache.
     pub cache: CacheStatus,
     /// The upload queue.
@@ -86,6 +89,42 @@ pub struct UploadStatus {
     pub oldest_seconds: Option<u64>,
     /// Files uploaded since the mount.
     pub done: u64,
+    /// Whether the operator has paused them.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// What is not in the bucket yet, whatever it waits for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShutdownStatus {
+    /// Names that the bucket does not show as they are here: files, the open ones included, and
+    /// folders, renames, deletes and attributes.
+    pub files: u64,
+    /// Bytes that are only here.
+    pub bytes: u64,
+    /// How long it will take at the pace of the last uploads; null when that is not known, or when
+    /// it does not go by itself.
+    pub seconds_left: Option<u64>,
+    /// What it waits for; null when nothing is left.
+    pub reason: Option<ShutdownReason>,
+}
+
+/// What the rest waits for. The one that somebody can do most about is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShutdownReason {
+    /// The staging disk has failed: nothing is uploaded until the next mount.
+    Failed,
+    /// Uploads are paused.
+    Paused,
+    /// The bucket does not answer, or refuses us.
+    Unreachable,
+    /// Only what cannot be uploaded as things are is left.
+    Parked,
+    /// Only what programs still have open is left, and perhaps parked files.
+    Open,
+    /// It goes by itself.
+    Uploading,
 }
 
 /// Who has served the reads since the mount.
@@ -132,10 +171,11 @@ mod tests {
         let expected = serde_json::json!({
             "version": "1", "mountpoint": "/mnt", "backend": "r2", "source": "b", "pid": 1,
             "online": false, "safe_to_shut_down": false,
+            "shutdown": {"files": 0, "bytes": 0, "seconds_left": null, "reason": null},
             "cache": {"bytes": 0, "max_bytes": 0, "files": 0, "hits": 0, "misses": 0,
                 "hit_rate": null},
             "uploads": {"queued": 0, "queued_bytes": 0, "active": 0, "failed": 0, "parked": 0,
-                "oldest_seconds": null, "done": 0},
+                "oldest_seconds": null, "done": 0, "paused": false},
             "reads": {"requests": 0, "passthrough_opens": 0},
             "conflicts": 0, "alerts": [],
             "operations": {"class_a": 0, "class_b": 0, "free": 0, "usd_per_month": 0.0},

@@ -31,11 +31,19 @@ impl StatusSource for Source {
         Report {
             online: true,
             uploads,
+            shutdown: ShutdownStatus {
+                files: queued,
+                bytes: queued * 10,
+                ..ShutdownStatus::default()
+            },
             ..Report::default()
         }
     }
 
-    async fn sync(&self) {
+    async fn sync(&self, paths: &[String]) -> Result<(), Refusal> {
+        if paths == ["parked"] {
+            return Err(Refusal::new(RefusalCode::Parked, "1 files are parked"));
+        }
         let emptied = self
             .queued
             .subscribe()
@@ -43,6 +51,15 @@ impl StatusSource for Source {
             .await
             .is_ok();
         assert!(emptied);
+        Ok(())
+    }
+
+    fn flush(&self, paths: &[String]) -> Result<u64, Refusal> {
+        match paths {
+            [path] if path == "segments/a.wav" => Ok(1),
+            [] => Err(Refusal::new(RefusalCode::Paused, "paused")),
+            _ => Ok(0),
+        }
     }
 }
 
@@ -157,10 +174,12 @@ fn sync_waits_for_the_queue_and_says_how_far_it_is() {
     let case = Case::new(2);
     let source = case.source.clone();
     let mut seen = Vec::new();
-    let synced = case.client().sync(Duration::from_secs(30), |left| {
-        seen.push(left);
-        source.queued.send_replace(0);
-    });
+    let synced = case
+        .client()
+        .sync(Vec::new(), Duration::from_secs(30), |left| {
+            seen.push(left);
+            source.queued.send_replace(0);
+        });
     synced.unwrap();
     assert_eq!(
         seen,
@@ -174,7 +193,9 @@ fn sync_waits_for_the_queue_and_says_how_far_it_is() {
 #[test]
 fn sync_ends_at_its_deadline() {
     let case = Case::new(2);
-    let synced = case.client().sync(Duration::from_millis(50), |_| {});
+    let synced = case
+        .client()
+        .sync(Vec::new(), Duration::from_millis(50), |_| {});
     let Err(ClientError::Refused(refusal)) = synced else {
         panic!("{synced:?}")
     };
@@ -189,7 +210,9 @@ fn sync_ends_at_its_deadline() {
 #[test]
 fn a_limit_without_end_is_cut_to_the_longest() {
     let case = Case::new(0);
-    case.client().sync(Duration::MAX, |_| {}).unwrap();
+    case.client()
+        .sync(Vec::new(), Duration::MAX, |_| {})
+        .unwrap();
     let odd = case.raw(b"{\"v\":1,\"request\":\"sync\",\"timeout_seconds\":-1}\n");
     assert_eq!(odd.ok, Some(true));
 }
@@ -240,4 +263,37 @@ fn silent_clients_do_not_take_the_place_of_others_for_ever() {
         assert!(attempts < 1000, "{error}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn flush_takes_paths_as_people_type_them_and_refusals_come_through() {
+    let case = Case::new(1);
+    let flush = |paths: &[&str]| {
+        let paths = paths.iter().map(|&path| path.to_owned()).collect();
+        case.client().flush(paths)
+    };
+    assert_eq!(flush(&["segments/a.wav"]).unwrap(), 1);
+    assert_eq!(flush(&["/mnt/segments/a.wav"]).unwrap(), 1);
+    let Err(ClientError::Refused(refusal)) = flush(&[]) else {
+        panic!("it is not refused")
+    };
+    assert_eq!(refusal.code, RefusalCode::Paused);
+    let synced = case
+        .client()
+        .sync(vec!["parked".into()], Duration::from_secs(30), |_| {});
+    assert!(matches!(synced, Err(ClientError::Refused(_))), "{synced:?}");
+}
+
+#[test]
+fn a_path_selects_its_key_and_what_lies_below() {
+    let selects = |paths: &[&str], key: &str| {
+        let paths: Vec<String> = paths.iter().map(|&path| path.to_owned()).collect();
+        super::selects(&paths, &Key::new(key).unwrap())
+    };
+    assert!(selects(&[], "a"));
+    assert!(selects(&["x", "projects/a"], "projects/a/b.wav"));
+    assert!(selects(&["projects/a/"], "projects/a/"));
+    assert!(selects(&["projects/e\u{301}.wav"], "projects/\u{e9}.wav"));
+    assert!(!selects(&["projects/a"], "projects/ab"));
+    assert!(!selects(&[""], "projects/ab"));
 }

@@ -1,5 +1,6 @@
 //! From settings to the running parts. The only place that knows all of them.
 
+use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,18 +11,22 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::runtime::Handle;
 
+use super::outstanding::{self, Outstanding};
 use super::{MountError, Parts, Service, check_bucket, r2_store};
 use crate::cache::{Cache, CacheOptions};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Backend, Config, MountOptions};
 use crate::control::queue::{ConflictEntry, MAX_ENTRIES, Operation, Queue, QueueEntry, State};
 use crate::control::{
-    CacheStatus, OperationsStatus, ReadStatus, Report, StatusSource, UploadStatus,
+    CacheStatus, OperationsStatus, ReadStatus, Refusal, RefusalCode, Report, StatusSource,
+    UploadStatus, selects,
 };
 use crate::fs::{Fs, FsOptions, FsParts, LocalCopies, SnapshotOptions};
 use crate::fuse::{DeviceRegistrar, Fuse};
 use crate::metrics::Operations;
-use crate::staging::{Change, Confirmed, Identity, JournalResult, Record, Sealed, Staging};
+use crate::staging::{
+    Change, Confirmed, Identity, JournalError, JournalResult, Record, Sealed, Seq, Staging,
+};
 use crate::store::counted::CountedStore;
 use crate::store::fallback::{FallbackStore, HiddenKeys, UploadView};
 use crate::store::local::LocalStore;
@@ -277,11 +282,15 @@ impl StatusSource for Running {
         self.fs.settle_closed();
         let uploads = self.uploader.status();
         let files = self.fs.stats();
-        let unsealed = files.unsealed.max(uploads.unsealed as u64);
-        let queued = uploads.queued as u64 + uploads.parked as u64 + unsealed;
+        let outstanding = self.outstanding(&[]);
+        let queued = outstanding.files;
+        let online = self.uploader.reachable() && self.fs.is_reachable();
+        let shutdown =
+            outstanding.shutdown(online, |files, bytes| self.uploader.time_for(files, bytes));
         let uploads = UploadStatus {
             queued,
-            queued_bytes: uploads.queued_bytes,
+            queued_bytes: outstanding.bytes,
+            paused: outstanding.paused,
             active: uploads.active as u64,
             failed: uploads.failed as u64,
             parked: uploads.parked as u64,
@@ -300,8 +309,9 @@ impl StatusSource for Running {
         };
         let counts = self.operations.counts();
         Report {
-            online: self.uploader.reachable() && self.fs.is_reachable(),
-            safe_to_shut_down: queued == 0,
+            online,
+            safe_to_shut_down: shutdown.files == 0,
+            shutdown,
             alerts: self.alerts(&cache, &uploads),
             cache,
             uploads,
@@ -354,10 +364,9 @@ impl StatusSource for Running {
 
     fn retry(&self, paths: &[String]) -> u64 {
         let journal = self.staging.journal();
-        let wanted = |key: &Key| paths.is_empty() || paths.iter().any(|path| path == key.as_str());
         let mut retried = 0;
         for record in journal.records() {
-            if record.parked.is_some() && wanted(&record.key) {
+            if record.parked.is_some() && selects(paths, &record.key) {
                 match journal.unpark(&record.key) {
                     Ok(unparked) => retried += u64::from(unparked),
                     Err(error) => log::error!("{}: {error}", record.key),
@@ -367,16 +376,64 @@ impl StatusSource for Running {
         retried
     }
 
-    async fn sync(&self) {
-        const LOOK_AGAIN: Duration = Duration::from_secs(60);
+    fn pause(&self) -> Result<(), Refusal> {
+        log::info!("uploads are paused until they are resumed");
+        self.staging.journal().set_paused(true).map_err(not_kept)
+    }
+
+    fn resume(&self) -> Result<(), Refusal> {
+        log::info!("uploads are resumed");
+        self.staging.journal().set_paused(false).map_err(not_kept)
+    }
+
+    fn flush(&self, paths: &[String]) -> Result<u64, Refusal> {
+        let waiting = self.waiting(paths);
+        if self.staging.journal().is_paused() && !waiting.is_empty() {
+            return Err(paused());
+        }
+        let count = waiting.len() as u64;
+        self.uploader.flush(waiting.into_iter().map(|(key, _)| key));
+        Ok(count)
+    }
+
+    async fn sync(&self, paths: &[String]) -> Result<(), Refusal> {
+        const LOOK_AGAIN: Duration = Duration::from_millis(50);
+        let _hurry = paths.is_empty().then(|| self.uploader.hurry());
+        let mut flushed = HashSet::new();
         loop {
-            let drained = self.uploader.drain(LOOK_AGAIN).await;
-            if drained && self.fs.stats().unsealed == 0 {
-                return;
+            let left = self.outstanding(paths);
+            if left.files == 0 {
+                return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            if left.paused && left.active == 0 {
+                return Err(paused());
+            }
+            if left.is_stuck() {
+                let message = format!(
+                    "{} files cannot be uploaded as things are; voicebeatfs queue shows why",
+                    left.parked
+                );
+                return Err(Refusal::new(RefusalCode::Parked, message));
+            }
+            if !paths.is_empty() {
+                // Each state once: what was closed a moment ago is meant as well, and what fails is
+                // not to be tried without a pause.
+                let mut waiting = self.waiting(paths);
+                waiting.retain(|state| flushed.insert(state.clone()));
+                self.uploader.flush(waiting.into_iter().map(|(key, _)| key));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
+}
+
+fn paused() -> Refusal {
+    let message = "uploads are paused; voicebeatfs queue resume lets them go on";
+    Refusal::new(RefusalCode::Paused, message)
+}
+
+fn not_kept(error: JournalError) -> Refusal {
+    Refusal::new(RefusalCode::Failed, error.to_string())
 }
 
 fn queue_entry(record: Record, protected: Option<Duration>, now: SystemTime) -> QueueEntry {
@@ -408,6 +465,23 @@ fn queue_entry(record: Record, protected: Option<Duration>, now: SystemTime) -> 
 }
 
 impl Running {
+    /// Returns the records of these paths that may go, each with its state.
+    fn waiting(&self, paths: &[String]) -> Vec<(Key, Seq)> {
+        let mut waiting = Vec::new();
+        self.staging.journal().visit(|record| {
+            let may_go = record.parked.is_none() && !record.change.is_open();
+            if may_go && selects(paths, &record.key) {
+                waiting.push((record.key.clone(), record.seq));
+            }
+        });
+        waiting
+    }
+
+    fn outstanding(&self, paths: &[String]) -> Outstanding {
+        let active = self.uploader.status().active as u64;
+        outstanding::outstanding(&self.staging, active, paths)
+    }
+
     fn alerts(&self, cache: &CacheStatus, uploads: &UploadStatus) -> Vec<String> {
         let mut alerts = Vec::new();
         if cache.bytes > self.alert_cache_bytes {
@@ -430,6 +504,9 @@ impl Running {
                 "{:.0} % of the opens missed the cache",
                 misses * 100.0
             ));
+        }
+        if uploads.paused {
+            alerts.push("uploads are paused; voicebeatfs queue resume lets them go on".into());
         }
         if uploads.parked > 0 {
             alerts.push(format!(

@@ -13,6 +13,7 @@ pub mod lock;
 pub mod log;
 pub mod mountinfo;
 mod mountpoint;
+mod outstanding;
 mod session;
 mod signals;
 mod supervise;

@@ -20,6 +20,7 @@ mod step;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -41,6 +42,8 @@ use crate::store::{ETag, Key, ObjectVersion};
 
 /// Name of the entry in `meta` that says which sequence numbers are reserved.
 const SEQ_RESERVED: &str = "seq_reserved";
+/// Name of the entry in `meta` that says whether uploads are paused: `1` if they are.
+const PAUSED: &str = "paused";
 
 /// After so long a write whose answer was lost has landed or never will. (Our own requests time
 /// out far earlier; this is about what proxies and the bucket's own queues may hold back.)
@@ -68,6 +71,8 @@ pub struct Journal {
     /// Room for commits on a full disk.
     reserve: Reserve,
     failed: OnceLock<String>,
+    /// Whether the operator has paused uploads; as `meta` says.
+    paused: AtomicBool,
     changed: watch::Sender<u64>,
     clock: SharedClock,
 }
@@ -109,6 +114,7 @@ impl Journal {
                 .map_err(|_| JournalError::Damaged(format!("{SEQ_RESERVED}: {text:?}")))?,
             None => 0,
         };
+        let paused = database.meta(PAUSED)?.is_some_and(|text| text == "1");
         let last_seq = mirror.max_seq().map_or(0, |seq| seq.0).max(reserved);
         let log = LogSync::open(path).map_err(JournalError::io)?;
         let journal = Journal {
@@ -123,6 +129,7 @@ impl Journal {
             checkpointer: Mutex::new(schema::open_another(path)?),
             reserve,
             failed: OnceLock::new(),
+            paused: AtomicBool::new(paused),
             changed: watch::Sender::new(0),
             clock,
         };
@@ -360,6 +367,23 @@ impl Journal {
             .into_iter()
             .map(|(key, id)| Step::EndAttempt(key, id));
         self.commit(&mut writer, steps.collect())
+    }
+
+    /// Pauses uploads, or lets them go on. Survives a power cut, for the one who paused expects it to
+    /// last until the word to go on.
+    pub fn set_paused(&self, paused: bool) -> JournalResult<()> {
+        let value = if paused { "1" } else { "0" };
+        let mut writer = self.writer.lock();
+        self.commit(&mut writer, vec![Step::Meta(PAUSED, value.to_owned())])?;
+        self.paused.store(paused, Ordering::Relaxed);
+        drop(writer);
+        self.wake();
+        self.sync()
+    }
+
+    /// Whether uploads are paused.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
     }
 
     /// Refuses every further change: a sync of something the journal speaks of has failed.

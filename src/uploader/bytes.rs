@@ -306,7 +306,10 @@ impl Operation {
             headers: self.headers(attributes),
         };
         let result = self.sender.store.put(request).await;
-        Ok(self.hear(result)?)
+        let etag = self.hear(result)?;
+        let now = self.sender.clock.instant();
+        self.sender.pace.lock().sent(now, sealed.length);
+        Ok(etag)
     }
 
     async fn put_parts(
@@ -447,7 +450,11 @@ impl Part {
             self.check()?;
             tries += 1;
             match self.upload(number, &body).await {
-                Ok(etag) => return Ok((self.at, etag)),
+                Ok(etag) => {
+                    let now = self.sender.clock.instant();
+                    self.sender.pace.lock().sent(now, body.bytes.len() as u64);
+                    return Ok((self.at, etag));
+                }
                 Err(error) if may_go_on(&error) && tries < PART_TRIES => {
                     let pause = Duration::from_secs(1 << tries);
                     let asked = error.retry_after().unwrap_or_default();

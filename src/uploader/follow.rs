@@ -27,8 +27,10 @@ const ABORT_LIMIT: Duration = Duration::from_secs(2);
 /// What the owner tells the loop.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Orders {
-    /// Leave out the quiet time.
-    pub(super) hurry: bool,
+    /// How many wait for everything: while somebody does, the quiet time is left out.
+    pub(super) waiting: u32,
+    /// Raised when [`Sender::flushes`] has something.
+    pub(super) flushes: u64,
     /// Start nothing more, and end with what is on its way.
     pub(super) stop: bool,
 }
@@ -79,15 +81,19 @@ impl Follower {
         loop {
             changed.borrow_and_update();
             let orders = *self.orders.borrow_and_update();
-            self.plan.set_hurry(orders.hurry);
+            self.plan.set_hurry(orders.waiting > 0);
             self.take_in_changes();
-            if !orders.stop {
-                self.start_what_may_go(&ended_sender);
-            } else if self.plan.active() == 0 {
+            self.take_in_flushes();
+            let paused = self.sender.staging.journal().is_paused();
+            if orders.stop && self.plan.active() == 0 {
                 break;
             }
+            if !orders.stop && !paused {
+                self.start_what_may_go(&ended_sender);
+            }
             let now = self.sender.clock.instant();
-            let mut wakes_at = self.plan.wakes_at();
+            // Resuming wakes the loop as every change of the journal does.
+            let mut wakes_at = self.plan.wakes_at().filter(|_| !paused);
             if orders.stop {
                 let at = *stop_at.get_or_insert(now + self.stop_grace());
                 if now >= at {
@@ -130,6 +136,11 @@ impl Follower {
         }
     }
 
+    fn take_in_flushes(&mut self) {
+        let flushes = std::mem::take(&mut *self.sender.flushes.lock());
+        flushes.iter().for_each(|key| self.plan.flush(key));
+    }
+
     /// Takes in what the journal says of a key.
     fn take_in(&mut self, key: &Key) {
         let clock = &self.sender.clock;
@@ -148,7 +159,15 @@ impl Follower {
         while let Some(next) = self.plan.next(self.sender.clock.instant()) {
             self.start(next, ended.clone());
         }
-        self.active.store(self.plan.active(), Ordering::Relaxed);
+        self.note_active();
+    }
+
+    /// Tells the status how many operations are on their way.
+    fn note_active(&self) {
+        let active = self.plan.active();
+        self.active.store(active, Ordering::Relaxed);
+        let now = self.sender.clock.instant();
+        self.sender.pace.lock().set_busy(now, active > 0);
     }
 
     fn start(&mut self, next: Next, ended: mpsc::Sender<Ended>) {
@@ -188,7 +207,7 @@ impl Follower {
                 false => log::warn!("{destination} takes no uploads for now; changes wait here"),
             }
         }
-        self.active.store(self.plan.active(), Ordering::Relaxed);
+        self.note_active();
         self.progress.send_modify(|count| *count += 1);
     }
 }

@@ -7,6 +7,7 @@
 
 mod bytes;
 mod follow;
+mod pace;
 mod plan;
 mod send;
 mod verdict;
@@ -22,6 +23,7 @@ use tokio::task::JoinHandle;
 
 use self::bytes::{MEMORY_BYTES, MEMORY_UNIT};
 use self::follow::{Follower, Orders};
+use self::pace::Pace;
 use self::send::Sender;
 use crate::clock::SharedClock;
 use crate::staging::{Confirmed, JournalResult, Record, Sealed, Staging};
@@ -162,6 +164,7 @@ impl Uploader {
         clock: SharedClock,
         runtime: &Handle,
     ) -> Arc<Uploader> {
+        let clock_now = clock.instant();
         let sender = Arc::new(Sender {
             options,
             staging,
@@ -171,6 +174,8 @@ impl Uploader {
             memory: Arc::new(Semaphore::new(MEMORY_BYTES / MEMORY_UNIT)),
             unfinished: Mutex::default(),
             lost_deletes: Mutex::default(),
+            flushes: Mutex::default(),
+            pace: Mutex::new(Pace::new(clock_now)),
             stopping: AtomicBool::new(false),
             reachable: AtomicBool::new(true),
             done: AtomicU64::new(0),
@@ -232,7 +237,7 @@ impl Uploader {
     /// Uploads without waiting for the quiet time, until nothing is left but parked records, or the
     /// deadline has passed; returns whether nothing is left.
     pub async fn drain(&self, deadline: Duration) -> bool {
-        self.orders.send_modify(|orders| orders.hurry = true);
+        let _hurry = self.hurry();
         let mut progress = self.progress.clone();
         let mut changed = self.sender.staging.journal().changed();
         let drained = async {
@@ -248,9 +253,28 @@ impl Uploader {
                 }
             }
         };
-        let drained = tokio::time::timeout(deadline, drained).await.is_ok();
-        self.orders.send_modify(|orders| orders.hurry = false);
-        drained
+        tokio::time::timeout(deadline, drained).await.is_ok()
+    }
+
+    /// Leaves out the quiet time as long as what this returns lives.
+    pub fn hurry(&self) -> Hurry<'_> {
+        self.orders.send_modify(|orders| orders.waiting += 1);
+        Hurry(&self.orders)
+    }
+
+    /// Lets the records of these keys go without their quiet time, as they are now. A paused
+    /// uploader keeps that in mind.
+    pub fn flush(&self, keys: impl IntoIterator<Item = Key>) {
+        let folded = keys.into_iter().map(|key| key.folded());
+        self.sender.flushes.lock().extend(folded);
+        self.orders.send_modify(|orders| orders.flushes += 1);
+    }
+
+    /// Returns how long so much will take at the pace of the last uploads; `None` while nothing is
+    /// known of it.
+    pub fn time_for(&self, files: u64, bytes: u64) -> Option<Duration> {
+        let now = self.sender.clock.instant();
+        self.sender.pace.lock().time_for(now, files, bytes)
     }
 
     /// Stops after the current part. What is left stays in the journal.
@@ -266,6 +290,15 @@ impl Uploader {
     fn give_stop(&self) {
         self.sender.stopping.store(true, Ordering::Relaxed);
         self.orders.send_modify(|orders| orders.stop = true);
+    }
+}
+
+/// Somebody waits until everything is uploaded.
+pub struct Hurry<'a>(&'a watch::Sender<Orders>);
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|orders| orders.waiting -= 1);
     }
 }
 

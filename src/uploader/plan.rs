@@ -92,6 +92,8 @@ struct Entry {
     due: Option<Instant>,
     /// Whether it waits for copies of its key.
     blocked: bool,
+    /// Whether this state of the record was asked to go without its quiet time.
+    flushed: bool,
 }
 
 /// What [`Plan::next`] has found.
@@ -186,6 +188,7 @@ impl Plan {
                     unreachable: false,
                     due: None,
                     blocked: false,
+                    flushed: false,
                 },
             };
             self.entries.insert(key.clone(), entry);
@@ -340,6 +343,16 @@ impl Plan {
         }
     }
 
+    /// Leaves out the quiet time of one key's record as it is now, and the wait after its last
+    /// failure.
+    pub(super) fn flush(&mut self, key: &Key) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.flushed = true;
+            entry.not_before = None;
+            self.queue(key);
+        }
+    }
+
     /// Takes in how an operation has ended, and whether the store was heard of meanwhile.
     pub(super) fn finished(
         &mut self,
@@ -428,7 +441,7 @@ impl Plan {
 }
 
 fn quiet_until(entry: &Entry, quiet: Duration, hurry: bool) -> Instant {
-    match hurry {
+    match hurry || entry.flushed {
         true => entry.task.changed_at,
         false => entry.task.changed_at + quiet,
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::bytes::Unfinished;
+use super::pace::Pace;
 use super::plan::Outcome;
 use super::verdict::{self, Failure, Verdict};
 use super::{Confirm, UploadOptions};
@@ -49,6 +50,10 @@ pub(super) struct Sender {
     pub(super) unfinished: parking_lot::Mutex<Vec<Unfinished>>,
     /// When a delete of a key was sent whose answer was lost. Keys are folded.
     pub(super) lost_deletes: parking_lot::Mutex<HashMap<Key, Instant>>,
+    /// Keys whose records are to go without their quiet time, for the loop to take. Folded.
+    pub(super) flushes: parking_lot::Mutex<Vec<Key>>,
+    /// How fast uploads have been.
+    pub(super) pace: parking_lot::Mutex<Pace>,
     pub(super) stopping: AtomicBool,
     pub(super) reachable: AtomicBool,
     pub(super) done: AtomicU64,
@@ -253,6 +258,7 @@ impl Operation {
             }
         }
         sender.done.fetch_add(1, Ordering::Relaxed);
+        sender.pace.lock().file_done(sender.clock.instant());
         // A write that was sent twice may land a second time; it is remembered until it cannot.
         self.end()?;
         Ok(Outcome::Done)

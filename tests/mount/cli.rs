@@ -178,7 +178,10 @@ fn umount_waits_for_a_slow_bucket_as_long_as_it_is_told_to() {
     assert_eq!(status["uploads"]["queued_bytes"], 100_000);
     let told = stdout(&mount.run(&["status"]));
     assert!(told.contains("1 wait (100.0 KB"), "{told}");
-    assert!(told.contains("safe to shut down not yet"), "{told}");
+    assert!(
+        told.contains("safe to shut down no, 1 files, 100.0 KB"),
+        "{told}"
+    );
 
     let root = mount.root();
     let output = mount.run(&["umount", root.to_str().unwrap(), "--wait=0.1"]);

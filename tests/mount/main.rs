@@ -12,4 +12,5 @@ mod faults;
 mod open_for_hours;
 mod passthrough;
 mod programs;
+mod queue;
 mod rename;

@@ -490,6 +490,23 @@ proptest! {
 }
 
 #[test]
+fn a_pause_lasts_until_the_word_to_go_on() {
+    let bench = Bench::new();
+    let journal = bench.open();
+    assert!(!journal.is_paused());
+    let mut changed = journal.changed();
+    changed.borrow_and_update();
+    journal.set_paused(true).unwrap();
+    assert!(changed.has_changed().unwrap());
+    drop(journal);
+    let journal = bench.open();
+    assert!(journal.is_paused());
+    journal.set_paused(false).unwrap();
+    drop(journal);
+    assert!(!bench.open().is_paused());
+}
+
+#[test]
 fn only_what_somebody_may_act_on_wakes_followers() {
     let bench = Bench::new();
     let journal = bench.open();

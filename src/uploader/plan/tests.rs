@@ -270,3 +270,23 @@ fn refused_credentials_hold_everything() {
     bench.pass(1.0);
     assert_eq!(bench.going().len(), 1);
 }
+
+#[test]
+fn a_flushed_record_goes_at_once_and_its_next_state_waits_again() {
+    let mut bench = Bench::new();
+    bench.set("a");
+    bench.set("b");
+    assert_eq!(bench.going(), [""; 0]);
+    bench.plan.flush(&key("a"));
+    bench.plan.flush(&key("unknown"));
+    assert_eq!(bench.going(), ["a"]);
+    bench.finish("a", Outcome::Failed(Some(Duration::from_secs(600))));
+    bench.pass(2.0);
+    assert_eq!(bench.going(), ["b"]);
+    bench.plan.flush(&key("a"));
+    assert_eq!(bench.going(), ["a"], "the wait after a failure is left out");
+    bench.done("a");
+    bench.pass(2.0);
+    bench.set("a");
+    assert_eq!(bench.going(), [""; 0]);
+}
