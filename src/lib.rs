@@ -12,6 +12,7 @@ pub mod fs;
 pub mod fuse;
 pub mod metrics;
 pub mod mount;
+pub mod sqlite;
 pub mod staging;
 pub mod store;
 pub mod uploader;

@@ -20,7 +20,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("fuse", "fs cache staging error store disk clock config"),
     ("uploader", "fs cache staging error store disk clock config"),
     ("control", "fs cache staging error store disk clock config"),
-    ("fs", "cache staging error store disk clock config"),
+    ("fs", "cache staging error store sqlite disk clock config"),
     ("cache", "error store sqlite disk clock config"),
     ("staging", "error store sqlite disk clock config"),
     // The errno table turns a store's errors into a file operation's, so it lies above the store.

@@ -28,9 +28,10 @@ pub(super) struct Held(Mutex<HashMap<Key, u32>>);
 impl Fs {
     /// Whether the object under a key must stay for now: somebody has it open without a name, and
     /// what is missing of it is still being fetched. Comes free when that has ended, which it does
-    /// when no byte has come for the deadline.
+    /// when no byte has come for the deadline. So does what belongs to a database, when its turn has
+    /// come.
     pub fn is_held(&self, key: &Key) -> bool {
-        self.held.0.lock().contains_key(&key.folded())
+        self.held.0.lock().contains_key(&key.folded()) || self.waits_for_database(key)
     }
 
     /// A file is about to lose its name while somebody reads it: the missing bytes are fetched, and

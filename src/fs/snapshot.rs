@@ -5,6 +5,7 @@
 //! version by it. The uploader sends the snapshot as it sends everything, and tells
 //! [`Fs::confirm_snapshot`].
 
+mod database;
 mod group;
 mod schedule;
 
@@ -43,6 +44,7 @@ pub(super) struct OpenFiles {
     watches: Mutex<HashMap<FileId, Watch>>,
     /// One snapshot is taken at a time, which is enough for the disk.
     turn: tokio::sync::Mutex<()>,
+    databases: database::Databases,
 }
 
 /// An open file, as a look finds it.
@@ -68,6 +70,8 @@ struct Taken {
 enum NotTaken {
     /// The file is not what it was: closed, or without a name.
     Gone,
+    /// Something else must reach the bucket before.
+    Later,
     /// There is none to be had now.
     Failed(SnapshotError),
     /// The journal does not take it.
@@ -93,6 +97,7 @@ impl Fs {
                 if fs.stopping.load(Ordering::Relaxed) {
                     return;
                 }
+                fs.look_at_databases();
                 for (file, inode) in fs.look_at_open_files() {
                     let fs = fs.clone();
                     tokio::spawn(async move { fs.protect(file, inode).await });
@@ -135,6 +140,7 @@ impl Fs {
             },
             attributes: attributes.clone(),
         };
+        self.note_emptied(record, &now_holds);
         let journal = self.journal();
         let confirmed = journal.protect(&record.key, record.seq, now_holds, vec![kept])?;
         if confirmed == Confirmed::Done
@@ -189,46 +195,66 @@ impl Fs {
                 open.push((record.key.clone(), *file));
             }
         });
-        let found = open.into_iter().filter_map(|(key, file)| {
-            // A database and its journals are of use together only.
-            let main = group::main_of(key.as_str()).and_then(Key::new);
-            if main.is_some_and(|main| self.inode_of(&main).is_some()) {
-                return None;
+        let found = open.into_iter();
+        found
+            .filter_map(|(key, file)| self.find(key, file))
+            .collect()
+    }
+
+    fn find(&self, key: Key, file: FileId) -> Option<Found> {
+        // A database and its journals are of use together only.
+        if self.database_beside(&key).is_some() {
+            return None;
+        }
+        let inode = self.inode_of(&key)?;
+        let (staged, pristine) = {
+            let state = inode.state.lock();
+            let staged = state.staged()?;
+            (staged.file.clone(), staged.pristine.clone())
+        };
+        if staged.id() != file {
+            return None;
+        }
+        let mut stamp = stamp(&staged)?;
+        let mut is_clean =
+            pristine.is_some_and(|pristine| stamp == [(file, pristine.generation, pristine.mtime)]);
+        if self.is_open_database(&key, &staged) {
+            for side in self.sides_of(&key).unwrap_or_default() {
+                is_clean &= side.is_empty();
+                stamp.extend(side.stamp());
             }
-            let inode = self.inode_of(&key)?;
-            let (staged, pristine) = {
-                let state = inode.state.lock();
-                let staged = state.staged()?;
-                (staged.file.clone(), staged.pristine.clone())
-            };
-            if group::is_database(staged.file()) {
-                return None;
-            }
-            let stamp = stamp(&staged)?;
-            let is_clean = pristine
-                .is_some_and(|pristine| stamp == [(file, pristine.generation, pristine.mtime)]);
-            (staged.id() == file).then_some(Found {
-                key,
-                file,
-                inode,
-                stamp,
-                is_clean,
-            })
-        });
-        found.collect()
+        }
+        Some(Found {
+            key,
+            file,
+            inode,
+            stamp,
+            is_clean,
+        })
+    }
+
+    fn inode_of(&self, key: &Key) -> Option<Arc<Inode>> {
+        let tree = self.tree.lock();
+        let ino = tree.find(key.as_str())?.1.ino;
+        tree.inode(ino).cloned()
     }
 
     /// Takes a snapshot of an open file and offers it to the uploader.
     pub(super) async fn protect(self: Arc<Self>, file: FileId, inode: Arc<Inode>) {
         let _turn = self.open_files.turn.lock().await;
+        self.take_sides(&inode).await;
         let fs = self.clone();
         let taken = tokio::task::spawn_blocking(move || fs.take_and_offer(&inode)).await;
         let Ok(taken) = taken else { return };
+        let now = self.clock.instant();
         let mut watches = self.open_files.watches.lock();
         if let Err(reason) = taken
             && let Some(watch) = watches.get_mut(&file)
         {
-            watch.failed(&self.options.snapshots, self.clock.instant());
+            match reason {
+                NotTaken::Later => watch.postponed(now),
+                _ => watch.failed(&self.options.snapshots, now),
+            }
             if let Some(text) = reason.text()
                 && !std::mem::replace(&mut watch.told, true)
             {
@@ -239,18 +265,23 @@ impl Fs {
 
     fn take_and_offer(&self, inode: &Arc<Inode>) -> Result<(), NotTaken> {
         let file = open_file(inode).ok_or(NotTaken::Gone)?;
-        let source = SnapshotSource {
-            is_mapped: file.while_still(|| may_be_mapped(inode)),
-            file: file.clone(),
+        let key = self.tree.lock().key(inode.ino).ok_or(NotTaken::Gone)?;
+        let taken = match self.is_open_database(&key, &file) {
+            true => self.take_database(inode, &file, &key)?,
+            false => self.take_plain(inode, &file)?,
         };
-        let at_instant = || Some((stamp(&file)?, mtime_of(inode, &file)?, self.clock.instant()));
+        self.offer(taken)
+    }
+
+    fn take_plain(&self, inode: &Arc<Inode>, file: &Arc<StagedFile>) -> Result<Taken, NotTaken> {
+        let source = source(inode, file);
+        let at_instant = || Some((stamp(file)?, mtime_of(inode, file)?, self.clock.instant()));
         let (snapshots, instant) = self.staging.take_snapshots(&[source], at_instant)?;
-        let snapshot = snapshots.into_iter().next().ok_or(NotTaken::Gone)?;
         let (stamp, mtime, taken_at) = instant;
-        self.offer(Taken {
+        Ok(Taken {
             inode: inode.clone(),
-            file,
-            snapshot,
+            file: file.clone(),
+            snapshot: snapshots.into_iter().next().ok_or(NotTaken::Gone)?,
             stamp,
             mtime,
             taken_at,
@@ -283,6 +314,9 @@ impl Fs {
             .metadata()
             .map_err(SnapshotError::Io)?
             .len();
+        if self.is_open_database(&key, &taken.file) {
+            self.make_way(&key)?;
+        }
         let seq = self.set_anew(&key, record).map_err(NotTaken::Journal)?;
         if let Content::Staged(staged) = &mut taken.inode.state.lock().content {
             // The bucket will hold another version than the one it was taken from.
@@ -312,22 +346,23 @@ impl Fs {
         let seqs = seqs.map_err(|error| FsError::Journal(error.to_string()))?;
         seqs.first().copied().ok_or(FsError::Stale)
     }
-
-    fn inode_of(&self, key: &Key) -> Option<Arc<Inode>> {
-        let tree = self.tree.lock();
-        let ino = tree.find(key.as_str())?.1.ino;
-        tree.inode(ino).cloned()
-    }
 }
 
 impl NotTaken {
     /// Returns what is to be told of it.
     fn text(&self) -> Option<String> {
         match self {
-            NotTaken::Gone => None,
+            NotTaken::Gone | NotTaken::Later => None,
             NotTaken::Failed(error) => Some(error.to_string()),
             NotTaken::Journal(error) => Some(error.to_string()),
         }
+    }
+}
+
+fn source(inode: &Inode, file: &Arc<StagedFile>) -> SnapshotSource {
+    SnapshotSource {
+        is_mapped: file.while_still(|| may_be_mapped(inode)),
+        file: file.clone(),
     }
 }
 

@@ -85,6 +85,16 @@ impl SnapshotFile {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Gives the file the name of another with something behind it, as SQLite names what belongs to
+    /// a database.
+    pub fn lay_beside(&mut self, other: &SnapshotFile, ending: &str) -> io::Result<()> {
+        let mut path = other.path.clone().into_os_string();
+        path.push(ending);
+        fs::rename(&self.path, &path)?;
+        self.path = path.into();
+        Ok(())
+    }
 }
 
 impl Drop for SnapshotFile {
@@ -207,6 +217,23 @@ impl Staging {
         let at_instant = copy_all(sources, &targets, &at_instant)?;
         snapshots.copies.fetch_add(1, Ordering::Relaxed);
         Ok((targets, at_instant))
+    }
+
+    /// Copies a small file while nothing changes in it; nothing if it is not small.
+    pub fn copy_small(&self, file: &StagedFile) -> io::Result<Option<SnapshotFile>> {
+        file.while_still(|| {
+            if file.file().metadata()?.len() > 2 * BYTES_UNDER_STOP {
+                return Ok(None);
+            }
+            let copy = SnapshotFile::create(&self.shared.dir)?;
+            copy_tail(file.file(), &copy.file, 0)?;
+            Ok(Some(copy))
+        })
+    }
+
+    /// Returns a snapshot of nothing.
+    pub fn empty_snapshot(&self) -> io::Result<SnapshotFile> {
+        SnapshotFile::create(&self.shared.dir)
     }
 
     fn check_room_for(&self, sources: &[SnapshotSource]) -> Result<(), SnapshotError> {

@@ -1,6 +1,7 @@
 //! Files that stay open: snapshots of them go into the bucket while they are written, each whole as
 //! of one instant.
 
+mod databases;
 mod plain;
 
 use std::collections::BTreeSet;

@@ -1,13 +1,16 @@
 //! Which open files belong together: a SQLite database and the journals beside it.
 
-/// What the names of the files beside a database end in.
-pub(super) const SIDES: [&str; 3] = ["-wal", "-journal", "-shm"];
+/// What the names of the files beside a database end in that belong to its bytes.
+pub(super) const JOURNALS: [&str; 2] = ["-wal", "-journal"];
+/// What the name of its shared memory ends in, which is worth nothing elsewhere.
+const SHARED_MEMORY: &str = "-shm";
 /// How a database begins (sqlite.org/fileformat2.html).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// Returns the name of the database that a file of this name lies beside, if it is such a name.
 pub(super) fn main_of(name: &str) -> Option<&str> {
-    let main = SIDES.iter().find_map(|side| name.strip_suffix(side));
+    let mut endings = JOURNALS.iter().chain([&SHARED_MEMORY]);
+    let main = endings.find_map(|ending| name.strip_suffix(ending));
     main.filter(|main| !main.is_empty() && !main.ends_with('/'))
 }
 

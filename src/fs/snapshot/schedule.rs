@@ -13,6 +13,8 @@ use crate::store::Key;
 const RESTS: u32 = 3;
 /// How long after a failure to take a snapshot the next try comes, unless one is due far later.
 const RETRY: Duration = Duration::from_secs(10);
+/// How soon to look again when something else must go before.
+const POSTPONED: Duration = Duration::from_secs(1);
 
 /// How open files are protected.
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +138,12 @@ impl Watch {
     pub(super) fn failed(&mut self, options: &SnapshotOptions, now: Instant) {
         self.step = Step::Idle;
         self.not_before = Some(now + RETRY.min(options.longest));
+    }
+
+    /// One was taken and may not go yet.
+    pub(super) fn postponed(&mut self, now: Instant) {
+        self.step = Step::Idle;
+        self.not_before = Some(now + POSTPONED);
     }
 
     /// The record has gone on without the snapshot.
