@@ -366,10 +366,11 @@ fn detach(path: &Path) {
 /// A test that hangs on a mount would never end: after a while the daemon is killed, so that every
 /// call on the mount fails and the test with it.
 fn watch(pid: u32, root: PathBuf) -> mpsc::Sender<()> {
-    const LIMIT: Duration = Duration::from_secs(300);
+    let limit = std::env::var("MOUNT_TEST_SECONDS").map_or(300, |text| text.parse().unwrap());
+    let limit = Duration::from_secs(limit);
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        if receiver.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if receiver.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
             eprintln!(
                 "watchdog: the mount on {} hangs; killing {pid}",
                 root.display()

@@ -1,7 +1,9 @@
 //! Files that stay open: snapshots of them go into the bucket while they are written, each whole as
 //! of one instant.
 
+mod clones;
 mod databases;
+mod long;
 mod plain;
 
 use std::collections::BTreeSet;

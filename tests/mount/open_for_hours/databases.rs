@@ -7,16 +7,16 @@ use rusqlite::Connection;
 
 use super::*;
 
-const KEY: &str = "projects/song.aup3";
+pub(super) const KEY: &str = "projects/song.aup3";
 
 /// A project in which every transaction belongs together.
-struct Project {
+pub(super) struct Project {
     connection: Connection,
-    takes: i64,
+    pub(super) takes: i64,
 }
 
 impl Project {
-    fn open(path: &Path, mode: &str, exclusive: bool) -> Project {
+    pub(super) fn open(path: &Path, mode: &str, exclusive: bool) -> Project {
         let connection = Connection::open(path).unwrap();
         connection.busy_timeout(DEADLINE).unwrap();
         if exclusive {
@@ -38,7 +38,17 @@ impl Project {
         Project { connection, takes }
     }
 
-    fn record(&mut self) {
+    /// Adds so many megabytes that stay as they are.
+    pub(super) fn fill(&self, megabytes: u64) {
+        let sql = "CREATE TABLE IF NOT EXISTS old (samples BLOB)";
+        self.connection.execute_batch(sql).unwrap();
+        for _ in 0..megabytes {
+            let sql = "INSERT INTO old VALUES (randomblob(1000000))";
+            self.connection.execute_batch(sql).unwrap();
+        }
+    }
+
+    pub(super) fn record(&mut self) {
         self.takes += 1;
         let n = self.takes;
         // Old pages change too.
@@ -57,7 +67,7 @@ fn last(connection: &Connection) -> i64 {
 }
 
 /// What another machine finds: the database, and what lies beside it in the bucket.
-fn download(model: &R2Model, to: &Path) -> PathBuf {
+pub(super) fn download(model: &R2Model, to: &Path) -> PathBuf {
     let path = to.join("song.aup3");
     for ending in ["", "-wal", "-journal"] {
         let beside = to.join(format!("song.aup3{ending}"));
@@ -71,15 +81,12 @@ fn download(model: &R2Model, to: &Path) -> PathBuf {
 
 /// Opens what was downloaded; fails if it is not whole, and returns the last take in it.
 #[track_caller]
-fn check(path: &Path) -> i64 {
+pub(super) fn check(path: &Path) -> i64 {
     let connection = Connection::open(path).unwrap();
     let ask =
         |sql: &str| connection.query_row(sql, [], |row| row.get::<_, rusqlite::types::Value>(0));
     let checked = ask("PRAGMA integrity_check").unwrap();
     assert_eq!(checked, "ok".to_owned().into());
-    if ask("SELECT count(*) FROM sqlite_schema").unwrap() != 2.into() {
-        return 0;
-    }
     let Ok(rusqlite::types::Value::Integer(last)) = ask("SELECT n FROM last") else {
         return 0;
     };

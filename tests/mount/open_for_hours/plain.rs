@@ -14,13 +14,13 @@ const BLOCK: usize = 16 << 10;
 
 /// A file that is rewritten in place without an end: the `n`th write stamps one block with `n`, and
 /// the blocks take turns in an order of their own.
-struct Pattern {
+pub(super) struct Pattern {
     blocks: u64,
-    written: u64,
+    pub(super) written: u64,
 }
 
 impl Pattern {
-    fn new(blocks: u64) -> Pattern {
+    pub(super) fn new(blocks: u64) -> Pattern {
         Pattern { blocks, written: 0 }
     }
 
@@ -29,19 +29,19 @@ impl Pattern {
         (write * 7919) % blocks
     }
 
-    fn write(&mut self, file: &File) {
+    pub(super) fn write(&mut self, file: &File) {
         let at = Pattern::place(self.blocks, self.written) * BLOCK as u64;
         let block = self.written.to_le_bytes().repeat(BLOCK / 8);
         file.write_all_at(&block, at).unwrap();
         self.written += 1;
     }
 
-    fn write_round(&mut self, file: &File) {
+    pub(super) fn write_round(&mut self, file: &File) {
         (0..self.blocks).for_each(|_| self.write(file));
     }
 
     /// The file as after that many writes, at least one round.
-    fn after(blocks: u64, writes: u64) -> Vec<u8> {
+    pub(super) fn after(blocks: u64, writes: u64) -> Vec<u8> {
         let mut bytes = vec![0; blocks as usize * BLOCK];
         for write in writes - blocks..writes {
             let at = Pattern::place(blocks, write) as usize * BLOCK;
@@ -51,7 +51,7 @@ impl Pattern {
     }
 
     /// Fails unless these are the bytes between two writes.
-    fn check(blocks: u64, bytes: &[u8]) {
+    pub(super) fn check(blocks: u64, bytes: &[u8]) {
         let stamps = bytes.chunks(BLOCK);
         let stamps = stamps.map(|block| u64::from_le_bytes(block[..8].try_into().unwrap()));
         let writes = stamps.max().unwrap() + 1;
