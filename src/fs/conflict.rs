@@ -9,8 +9,9 @@ use super::Fs;
 use super::attr::Ino;
 use super::listing::listed_from_info;
 use super::name::MAX_NAME_BYTES;
+use super::snapshot::{SIDES, is_database};
 use super::tree::Stale;
-use crate::staging::{Change, Edit, JournalResult, Record};
+use crate::staging::{Change, Deleted, Edit, JournalResult, Record};
 use crate::store::{Key, ObjectInfo};
 
 /// How many names are tried for a conflict copy before the record is parked instead.
@@ -46,7 +47,8 @@ impl Fs {
         let Some(copy_key) = Key::new(&format!("{folder}{copy}")) else {
             return Ok(false);
         };
-        self.journal().apply(vec![
+        let sides = self.sides_that_follow(&record.key, &change);
+        let mut edits = vec![
             Edit::Set {
                 key: copy_key.clone(),
                 base: None,
@@ -59,13 +61,49 @@ impl Fs {
                 key: record.key.clone(),
                 copy: copy_key.clone(),
             },
-        ])?;
+        ];
+        for (ending, side) in &sides {
+            edits.extend(follow(side, &format!("{copy_key}{ending}")));
+        }
+        self.journal().apply(edits)?;
         log::warn!(
             "{} was changed by someone else; ours is kept as {copy_key}",
             record.key
         );
         self.show_both(record.key.as_str(), &copy, found);
+        for (ending, side) in &sides {
+            self.show_moved(side.key.as_str(), &format!("{copy}{ending}"));
+        }
         Ok(true)
+    }
+
+    /// The log of a database goes with it: SQLite would take it for that of theirs, and damage it.
+    fn sides_that_follow(&self, key: &Key, change: &Change) -> Vec<(&'static str, Record)> {
+        let file = change.file().and_then(|id| self.staging.open_file(id).ok());
+        if !file.is_some_and(|file| is_database(file.file())) {
+            return Vec::new();
+        }
+        let sides = SIDES.iter().filter_map(|ending| {
+            let key = Key::new(&format!("{key}{ending}"))?;
+            let side = self.journal().record(&key)?;
+            side.change.file()?;
+            Some((*ending, side))
+        });
+        sides.collect()
+    }
+
+    fn show_moved(&self, key: &str, to: &str) {
+        let now = self.clock.instant();
+        let mut tree = self.tree.lock();
+        let Some((parent, entry)) = tree.find(key).map(|(ino, entry)| (ino, entry.clone())) else {
+            return;
+        };
+        tree.rename((parent, &entry.spelling), (parent, to), now);
+        drop(tree);
+        self.tell_stale(vec![Stale {
+            parent,
+            name: entry.spelling,
+        }]);
     }
 
     fn current_change(&self, record: &Record) -> Option<Change> {
@@ -107,6 +145,28 @@ impl Fs {
                     && key.is_some_and(|key| self.journal().record(&key).is_none())
             })
     }
+}
+
+/// What the journal must say when a staged file gets another key.
+fn follow(record: &Record, to: &str) -> Vec<Edit> {
+    let Some(to) = Key::new(to) else {
+        return Vec::new();
+    };
+    let key = record.key.clone();
+    let leave = match &record.base {
+        None => Edit::Remove { key },
+        base => Edit::Set {
+            key,
+            base: base.clone(),
+            change: Change::Delete(Deleted::Moved),
+        },
+    };
+    let arrive = Edit::Set {
+        key: to,
+        base: None,
+        change: record.change.clone(),
+    };
+    vec![arrive, leave]
 }
 
 /// Returns the folder of a key, empty or ending in `/`, and the name in it.

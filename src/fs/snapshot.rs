@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
+pub(super) use self::group::{SIDES, is_database};
 pub use self::schedule::SnapshotOptions;
 use self::schedule::{Stamp, Watch};
 use super::Fs;

@@ -2,20 +2,19 @@
 
 /// What the names of the files beside a database end in that belong to its bytes.
 pub(super) const JOURNALS: [&str; 2] = ["-wal", "-journal"];
-/// What the name of its shared memory ends in, which is worth nothing elsewhere.
-const SHARED_MEMORY: &str = "-shm";
+/// What the names of all files beside it end in; the shared memory is worth nothing elsewhere.
+pub(in crate::fs) const SIDES: [&str; 3] = ["-wal", "-journal", "-shm"];
 /// How a database begins (sqlite.org/fileformat2.html).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// Returns the name of the database that a file of this name lies beside, if it is such a name.
 pub(super) fn main_of(name: &str) -> Option<&str> {
-    let mut endings = JOURNALS.iter().chain([&SHARED_MEMORY]);
-    let main = endings.find_map(|ending| name.strip_suffix(ending));
+    let main = SIDES.iter().find_map(|ending| name.strip_suffix(ending));
     main.filter(|main| !main.is_empty() && !main.ends_with('/'))
 }
 
 /// Whether a file is a database. An empty one is not yet.
-pub(super) fn is_database(file: &std::fs::File) -> bool {
+pub(in crate::fs) fn is_database(file: &std::fs::File) -> bool {
     use std::os::unix::fs::FileExt;
     let mut head = [0; MAGIC.len()];
     file.read_exact_at(&mut head, 0).is_ok() && head == *MAGIC

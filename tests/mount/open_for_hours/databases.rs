@@ -215,6 +215,52 @@ fn record_over_a_log(model: &R2Model, mount: &Mount, project: &mut Project) {
 }
 
 #[test]
+fn the_log_of_a_conflict_copy_goes_with_it() {
+    let model = R2Model::start();
+    let mount = Mount::with(&model, &QUICK);
+    let mut project = Project::open(&mount.path(KEY), "wal", true);
+    record_and_look(&model, &mount, &mut project, 1);
+    model.put(KEY, "theirs");
+    let end = Instant::now() + DEADLINE;
+    let copies = || {
+        let keys = model.keys();
+        keys.into_iter()
+            .filter(|key| key.contains("(conflict "))
+            .collect::<Vec<_>>()
+    };
+    while copies().is_empty() {
+        project.record();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(Instant::now() < end, "{}", mount.log());
+    }
+    let names = crate::crash::names(&mount, "projects");
+    assert!(names.contains(&"song.aup3".into()), "{names:?}");
+    assert!(!names.contains(&"song.aup3-wal".into()), "{names:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("copy");
+    fs::write(&path, &model.get(&copies()[0]).unwrap().bytes).unwrap();
+    assert!(check(&path) > 0);
+    let takes = project.takes;
+    drop(project);
+    mount.wait_uploaded();
+    let main = copies()
+        .into_iter()
+        .find(|key| key.ends_with(".aup3"))
+        .unwrap();
+    for ending in ["", "-wal"] {
+        let beside = dir.path().join(format!("copy{ending}"));
+        let _ = fs::remove_file(&beside);
+        if let Some(object) = model.get(&format!("{main}{ending}")) {
+            fs::write(&beside, &object.bytes).unwrap();
+        }
+    }
+    assert_eq!(check(&path), takes);
+    assert_eq!(model.get(KEY).unwrap().bytes, "theirs");
+    assert!(model.get(&format!("{KEY}-wal")).is_none());
+    assert_eq!(mount.status()["conflicts"], 1);
+}
+
+#[test]
 fn a_file_that_is_no_database_is_protected_as_it_is() {
     let model = R2Model::start();
     let mount = Mount::with(&model, &QUICK);
