@@ -40,11 +40,17 @@ impl Fs {
             }
             path
         };
-        let saved = self.cache.load_listing(&path);
         let begun = self.clock.instant();
-        let listing = saved.map(|saved| self.listing_from_saved(&path, saved, begun));
+        let mut saved = self.cache.load_listing(&path);
         let emptied = self.emptied_folders(&path);
         let changes = self.changes.lock();
+        let uploaded_at = self.tree.lock().dir(ino).and_then(|dir| dir.uploaded_at);
+        if uploaded_at.is_some_and(|at| at >= begun) {
+            // What was confirmed meanwhile is in neither: not yet in the listing that was read, and
+            // not in the journal any more.
+            saved = self.cache.load_listing(&path);
+        }
+        let listing = saved.map(|saved| self.listing_from_saved(&path, saved, begun));
         let records = self.journal().records_below(&path);
         let mut tree = self.tree.lock();
         if tree.path(ino).as_deref() != Some(&*path) {

@@ -3,6 +3,7 @@
 mod disk;
 mod kill;
 mod owner;
+mod power;
 mod random;
 
 use std::fs;

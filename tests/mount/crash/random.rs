@@ -38,16 +38,22 @@ impl Random {
     }
 }
 
-fn setting(name: &str, otherwise: u64) -> u64 {
+/// A number from the environment.
+pub(super) fn setting(name: &str, otherwise: u64) -> u64 {
     let text = std::env::var(name);
     text.map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
-#[test]
-fn random_kills_lose_tear_and_resurrect_nothing() {
+/// The seed that was asked for, or any.
+pub(super) fn seed() -> u64 {
     let now = std::time::SystemTime::now();
     let now = now.duration_since(UNIX_EPOCH).unwrap();
-    let seed = setting("CRASH_SEED", now.subsec_nanos().into());
+    setting("CRASH_SEED", now.subsec_nanos().into())
+}
+
+#[test]
+fn random_kills_lose_tear_and_resurrect_nothing() {
+    let seed = seed();
     let rounds = setting("CRASH_ROUNDS", ROUNDS);
     println!("CRASH_SEED={seed} CRASH_ROUNDS={rounds}");
     let mut random = Random::new(seed);
@@ -75,9 +81,11 @@ fn random_kills_lose_tear_and_resurrect_nothing() {
         for writer in &mut writers {
             let found = State::read(&mount.path(&writer.folder()));
             if let Err(difference) = writer.settle(found) {
+                let (folder, last) = (writer.folder(), writer.last());
+                let look = a_second_look(&mount, &model, &folder);
                 panic!(
-                    "CRASH_SEED={seed}, round {round} of {rounds}, {}: {difference}",
-                    writer.folder()
+                    "CRASH_SEED={seed}, round {round} of {rounds}, {folder}, in {last}: \
+                     {difference}; {look}"
                 );
             }
         }
@@ -94,6 +102,15 @@ fn random_kills_lose_tear_and_resurrect_nothing() {
     for (key, bytes) in &wanted {
         assert_object(&model, key, bytes);
     }
+}
+
+/// Says what is found a while after something was found wrong.
+pub(super) fn a_second_look(mount: &Mount, model: &R2Model, folder: &str) -> String {
+    std::thread::sleep(Duration::from_secs(3));
+    let found = State::read(&mount.path(folder));
+    let found: Vec<&str> = found.entries().map(|(path, _)| path).collect();
+    let keys = model.keys();
+    format!("later the mount shows {found:?}, and the bucket {keys:?}")
 }
 
 /// Lets the writers work until enough is acknowledged, and then kills the mount. Returns how much

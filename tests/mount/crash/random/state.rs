@@ -31,6 +31,13 @@ impl State {
         state
     }
 
+    /// The files with their bytes, and the folders, whose paths end in `/`.
+    pub(in crate::crash) fn entries(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0
+            .iter()
+            .map(|(path, bytes)| (path.as_str(), &bytes[..]))
+    }
+
     fn read_below(&mut self, folder: &Path, prefix: &str) {
         for entry in fs::read_dir(folder).unwrap() {
             let entry = entry.unwrap();

@@ -19,6 +19,7 @@ pub(in crate::crash) struct Writer {
     state: State,
     pending: Option<Pending>,
     root: PathBuf,
+    last: &'static str,
 }
 
 impl Writer {
@@ -29,6 +30,7 @@ impl Writer {
             state: State::default(),
             pending: None,
             root: PathBuf::new(),
+            last: "nothing",
         }
     }
 
@@ -51,6 +53,11 @@ impl Writer {
         self.state.compare(pending.as_ref(), &found)?;
         self.state = found;
         Ok(())
+    }
+
+    /// What it was doing when the mount was killed.
+    pub(in crate::crash) fn last(&self) -> &str {
+        self.last
     }
 
     /// Works until an operation fails, which must be because of the kill.
@@ -80,17 +87,21 @@ impl Writer {
     }
 
     fn one_operation(&mut self, acknowledged: &AtomicU64) -> io::Result<()> {
-        let done = match self.random.below(12) {
-            0 | 1 => self.write_new(acknowledged),
-            2 | 3 => self.edit_in_place(acknowledged),
-            4 => self.append(acknowledged),
-            5 => self.truncate(),
-            6 => self.rename_over(),
-            7 | 8 => self.save(acknowledged),
-            9 => self.delete(),
-            10 => self.read_back(),
-            _ => self.rename_folder(),
-        };
+        let (name, done): (_, fn(&mut Writer, &AtomicU64) -> io::Result<()>) =
+            match self.random.below(13) {
+                0 | 1 => ("write a new file", Writer::write_new),
+                2 | 3 => ("edit in place", Writer::edit_in_place),
+                4 => ("append", Writer::append),
+                5 => ("truncate", |writer, _| writer.truncate()),
+                6 => ("rename over", |writer, _| writer.rename_over()),
+                7 | 8 => ("save", Writer::save),
+                9 => ("delete", |writer, _| writer.delete()),
+                10 => ("read back", |writer, _| writer.read_back()),
+                11 => ("write one after another", Writer::write_sequentially),
+                _ => ("rename the folder", |writer, _| writer.rename_folder()),
+            };
+        self.last = name;
+        let done = done(self, acknowledged);
         done?;
         acknowledged.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -184,13 +195,23 @@ impl Writer {
     }
 
     fn fill(&mut self, mut file: &File, name: &str, acknowledged: &AtomicU64) -> io::Result<()> {
-        let mut offset = 0;
+        let mut offset = self.state.0[name].len();
         for _ in 0..1 + self.random.below(4) {
             self.write(name, offset, acknowledged, |data| {
                 let written = file.write(data)?;
                 offset += written;
                 Ok(written)
             })?;
+        }
+        Ok(())
+    }
+
+    /// As a recorder does: one file that grows by many small writes.
+    fn write_sequentially(&mut self, acknowledged: &AtomicU64) -> io::Result<()> {
+        let name = self.name();
+        let file = self.create(&name)?;
+        for _ in 0..8 {
+            self.fill(&file, &name, acknowledged)?;
         }
         Ok(())
     }
