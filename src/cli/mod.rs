@@ -9,6 +9,7 @@ mod find;
 pub mod mount;
 pub mod queue;
 pub mod status;
+pub mod trash;
 pub mod umount;
 pub mod validate;
 
@@ -52,6 +53,8 @@ pub enum Command {
     Queue(queue::QueueArgs),
     /// Lists the files that two sides changed: both versions are kept.
     Conflicts(conflicts::ConflictsArgs),
+    /// Lists what was deleted or overwritten, and brings it back.
+    Trash(trash::TrashArgs),
     /// Checks the settings, and that the bucket can be reached with them.
     Validate,
     /// Indexes the local sample library.
@@ -102,6 +105,7 @@ fn run_command(opts: Opts) -> Result<(), Failure> {
         Command::Status(args) => status::run(&args, opts.env_file),
         Command::Queue(args) => queue::run(&args, opts.env_file),
         Command::Conflicts(args) => conflicts::run(&args, opts.env_file),
+        Command::Trash(args) => trash::run(&args, opts.env_file),
         Command::Validate => validate::run(opts.env_file),
         Command::Catalog(args) => catalog::run(&args, opts.env_file),
     }

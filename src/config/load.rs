@@ -113,6 +113,7 @@ impl Config {
                 value::duration(text, 1.0, false, 600.0)
             }),
             collections: reader.get("COLLECTIONS", value::collections),
+            trash_collections: reader.get("TRASH_COLLECTIONS", value::collections_or_none),
             passthrough: reader.get("PASSTHROUGH", value::switch),
             log_file: reader.optional_path("LOG_FILE"),
             warnings: std::mem::take(&mut reader.warnings),

@@ -63,6 +63,8 @@ pub struct Config {
     pub request_deadline: Duration,
     /// The top folders that are kept in the bucket.
     pub collections: Vec<String>,
+    /// The collections that keep what is deleted or overwritten in them.
+    pub trash_collections: Vec<String>,
     /// Whether clean complete files are read through kernel passthrough where it is possible.
     pub passthrough: bool,
     /// The file that a daemon logs to, in place of the system log.

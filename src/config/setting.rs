@@ -162,6 +162,12 @@ pub const SETTINGS: &[Setting] = &[
         "different folder names, separated by commas, without \"samples\" and hidden names",
         "segments,layers,projects",
     ),
+    setting(
+        "TRASH_COLLECTIONS",
+        Some("projects"),
+        "different folder names, separated by commas, or \"none\"",
+        "projects",
+    ),
     setting("PASSTHROUGH", Some("true"), SWITCH, "true"),
     setting(
         "LOG_FILE",

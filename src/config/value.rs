@@ -102,6 +102,14 @@ pub(super) fn collections(text: &str) -> Result<Vec<String>, Invalid> {
     Ok(names)
 }
 
+/// Reads the names of some collections, or that there are none.
+pub(super) fn collections_or_none(text: &str) -> Result<Vec<String>, Invalid> {
+    match text {
+        "none" => Ok(Vec::new()),
+        names => collections(names),
+    }
+}
+
 /// Reads a decimal number without sign or exponent.
 fn decimal(text: &str) -> Option<f64> {
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
@@ -165,6 +173,8 @@ mod tests {
 
     #[test]
     fn collections_are_distinct_folder_names() {
+        assert_eq!(collections_or_none("none"), Ok(Vec::new()));
+        assert_eq!(collections_or_none("a"), Ok(vec!["a".into()]));
         assert_eq!(collections("a, b"), Ok(vec!["a".into(), "b".into()]));
         for text in [
             "a,,b",

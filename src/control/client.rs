@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::queue::{ConflictEntry, Queue};
+use super::trash::{Restored, Trash};
 use super::{
     Envelope, MAX_RESPONSE_BYTES, PROTOCOL_VERSION, Progress, Refusal, Request, Response,
     StatusDocument, with_socket_path,
@@ -14,6 +15,10 @@ use super::{
 /// How long the mount may take for its next line. It answers from memory, and while it waits for
 /// the queue it says so each second.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same where it asks the bucket: a list of what is in the trash, and one look at each file that
+/// is to come back.
+const BUCKET_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Why a mount did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +112,36 @@ impl Client {
         response
             .flushed
             .ok_or_else(|| malformed("no count in the answer").into())
+    }
+
+    /// Asks what can be brought back.
+    pub fn trash(mut self, paths: Vec<String>) -> Result<Trash, ClientError> {
+        self.wait_for_the_bucket()?;
+        self.send(Request::Trash { paths })?;
+        let response = self.receive()?;
+        response
+            .trash
+            .ok_or_else(|| malformed("no trash in the answer").into())
+    }
+
+    /// Has something brought back.
+    pub fn restore(
+        mut self,
+        paths: Vec<String>,
+        at: Option<String>,
+    ) -> Result<Restored, ClientError> {
+        self.wait_for_the_bucket()?;
+        self.send(Request::Restore { paths, at })?;
+        let response = self.receive()?;
+        response
+            .restored
+            .ok_or_else(|| malformed("no result in the answer").into())
+    }
+
+    /// The mount asks the bucket before it answers.
+    fn wait_for_the_bucket(&self) -> io::Result<()> {
+        let stream = self.stream.get_ref();
+        stream.set_read_timeout(Some(BUCKET_PATIENCE))
     }
 
     /// Waits until everything of `paths` (or of all, if there are none) is in the bucket, at most

@@ -23,6 +23,7 @@ pub mod server;
 pub mod status;
 #[cfg(test)]
 mod tests;
+pub mod trash;
 
 use std::io;
 use std::path::Path;
@@ -31,6 +32,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use self::queue::{ConflictEntry, Queue};
+use self::trash::{Restored, Trash};
 use crate::store::Key;
 
 pub use status::{
@@ -44,8 +46,8 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// The name of the socket in the staging directory.
 pub const SOCKET_NAME: &str = "control.sock";
 
-/// The longest request, in bytes. The known ones are far shorter.
-pub const MAX_REQUEST_BYTES: usize = 4 * 1024;
+/// The longest request, in bytes: some dozen of the longest paths.
+pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
 /// The longest answer that a client reads, in bytes.
 pub const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
@@ -99,6 +101,21 @@ pub trait StatusSource: Send + Sync {
         Ok(0)
     }
 
+    /// Returns what can be brought back at or below these paths; all of it if there are none.
+    async fn trash(&self, paths: &[String]) -> Trash {
+        let _ = paths;
+        Trash::default()
+    }
+
+    /// Brings back what was at or below these paths. `at` is a version's id or a time.
+    ///
+    /// # Errors
+    /// If `at` is neither.
+    async fn restore(&self, paths: &[String], at: Option<&str>) -> Result<Restored, String> {
+        let _ = (paths, at);
+        Ok(Restored::default())
+    }
+
     /// Sends what waits without its quiet time, and returns when nothing of `paths` (of all, if
     /// there are none) is left that is not in the bucket: neither queued nor unsealed. May wait for
     /// ever; the caller sets a deadline.
@@ -144,6 +161,19 @@ pub enum Request {
     Flush {
         /// Which; all if empty.
         paths: Vec<String>,
+    },
+    /// What can be brought back.
+    Trash {
+        /// At or below these; all if empty.
+        paths: Vec<String>,
+    },
+    /// To bring something back.
+    Restore {
+        /// What was at or below these.
+        paths: Vec<String>,
+        /// Which version: its id, or a time; without it the last that went.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<String>,
     },
     /// To wait until the queue is empty.
     Sync {
@@ -222,6 +252,10 @@ struct Response {
     #[serde(skip_serializing_if = "Option::is_none")]
     flushed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    trash: Option<Trash>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restored: Option<Restored>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<Progress>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Refusal>,
@@ -237,6 +271,8 @@ impl Response {
             conflicts: None,
             retried: None,
             flushed: None,
+            trash: None,
+            restored: None,
             progress: None,
             error: None,
         }

@@ -131,7 +131,7 @@ impl Server {
                 self.shutdown.notify_one();
                 return sent;
             }
-            Ok(request) => self.carry_out(request),
+            Ok(request) => self.carry_out(request).await,
             Err(refusal) => Err(refusal),
         };
         match response {
@@ -140,8 +140,8 @@ impl Server {
         }
     }
 
-    /// Carries out what is done at once.
-    fn carry_out(&self, request: Request) -> Result<Response, Refusal> {
+    /// Carries out what needs one answer.
+    async fn carry_out(&self, request: Request) -> Result<Response, Refusal> {
         let mut response = Response::done();
         match request {
             Request::Status => {
@@ -162,6 +162,16 @@ impl Server {
             }
             Request::Pause => self.source.pause()?,
             Request::Resume => self.source.resume()?,
+            Request::Trash { paths } => {
+                let paths = self.below_mountpoint(paths);
+                response.trash = Some(self.source.trash(&paths).await);
+            }
+            Request::Restore { paths, at } => {
+                let paths = self.below_mountpoint(paths);
+                let restored = self.source.restore(&paths, at.as_deref()).await;
+                let refuse = |reason| Refusal::new(RefusalCode::BadRequest, reason);
+                response.restored = Some(restored.map_err(refuse)?);
+            }
             // They are answered where the connection is.
             Request::Sync { .. } | Request::Shutdown => {}
         }

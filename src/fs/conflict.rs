@@ -15,7 +15,7 @@ use crate::staging::{Change, Deleted, Edit, JournalResult, Record};
 use crate::store::{Key, ObjectInfo};
 
 /// How many names are tried for a conflict copy before the record is parked instead.
-const MAX_NAMES: u32 = 100;
+pub(super) const MAX_NAMES: u32 = 100;
 
 impl Fs {
     /// An upload found somebody else's version under its key. Theirs gets the name, ours goes on as
@@ -170,7 +170,7 @@ fn follow(record: &Record, to: &str) -> Vec<Edit> {
 }
 
 /// Returns the folder of a key, empty or ending in `/`, and the name in it.
-fn split(key: &str) -> (&str, &str) {
+pub(super) fn split(key: &str) -> (&str, &str) {
     key.split_at(key.rfind('/').map_or(0, |slash| slash + 1))
 }
 
@@ -189,6 +189,11 @@ fn host() -> String {
 /// Returns the `n`th name for the copy of `name`: readable, with the same extension, and no longer
 /// than a name may be. Times are UTC, the same for all machines.
 fn conflict_name(name: &str, host: &str, now: SystemTime, n: u32) -> String {
+    marked_name(name, &format!("conflict {host}"), now, n)
+}
+
+/// Returns the `n`th name for another version of `name`: what it is, and when that was found.
+pub(super) fn marked_name(name: &str, what: &str, now: SystemTime, n: u32) -> String {
     let when = OffsetDateTime::from(now)
         .format(format_description!(
             "[year]-[month]-[day] [hour].[minute].[second]"
@@ -203,7 +208,7 @@ fn conflict_name(name: &str, host: &str, now: SystemTime, n: u32) -> String {
         Some(dot) if dot > 0 => name.split_at(dot),
         _ => (name, ""),
     };
-    let mark = format!(" (conflict {host} {when}{again})");
+    let mark = format!(" ({what} {when}{again})");
     let room = MAX_NAME_BYTES.saturating_sub(mark.len() + extension.len());
     let cut = (0..=room.min(stem.len()))
         .rev()

@@ -129,7 +129,7 @@ impl Fs {
         Ok(())
     }
 
-    fn overlay_file(
+    pub(super) fn overlay_file(
         &self,
         tree: &mut Tree,
         parent: Ino,

@@ -31,10 +31,12 @@ mod saved;
 mod snapshot;
 mod take;
 mod tree;
+mod undo;
 
 pub use self::held::LocalCopies;
 pub use self::open::OpenFlags;
 pub use self::snapshot::SnapshotOptions;
+pub use self::undo::{At, Lost, Restored, Where};
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -73,6 +75,8 @@ const UNREACHABLE_FOR: Duration = Duration::from_secs(5);
 pub struct FsOptions {
     /// Folders at the root that are the bucket's.
     pub collections: Vec<String>,
+    /// Of these, the ones that keep what is deleted or overwritten in them.
+    pub trash_collections: Vec<String>,
     /// The sample library.
     pub samples_dir: PathBuf,
     /// How long listings and attributes are trusted.

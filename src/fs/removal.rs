@@ -1,25 +1,46 @@
 //! What the journal must say when a name loses what it stood for.
 
+use std::time::Duration;
+
 use super::Fs;
 use super::inode::{Inode, Remote};
+use super::name;
 use crate::error::FsResult;
-use crate::staging::{Change, Deleted, Edit, Hold};
+use crate::staging::{Change, Deleted, Edit, Hold, Kept};
 use crate::store::{ETag, Key};
+
+/// Of a name that is replaced again and again, one version in so long a time is kept.
+const ONE_VERSION_IN: Duration = Duration::from_secs(600);
+
+/// Whether programs make and remove such files all the time.
+fn is_made_to_be_removed(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    ["-journal", "-wal", "-shm"]
+        .iter()
+        .any(|end| name.ends_with(end))
+        || name::is_volume_side_file(name)
+}
 
 impl Fs {
     /// What the journal must say when a name loses its file and gets no other.
     pub(super) fn removal(&self, key: &Key, inode: &Inode) -> FsResult<Vec<Edit>> {
-        let (remote, staged, size) = {
+        let (remote, size) = {
             let state = inode.state.lock();
-            let staged = state.staged().map(|staged| staged.file.id());
-            (state.remote().cloned(), staged, state.meta.size)
+            (state.remote().cloned(), state.meta.size)
         };
+        let let_go = self.let_go(key, inode, false);
         self.hide_local_copy(key, remote.as_ref())?;
         let mut edits = Vec::new();
         let moved_from = self.removal_under_old_name(key, remote.as_ref(), size);
         let deleted = match moved_from {
             // Whatever lands under the new name is a copy of that.
             Some(_) => Deleted::Moved,
+            // What was sent of it and may land yet is kept here.
+            None if matches!(let_go, Some(Edit::Keep(_)))
+                && self.base_of(key, remote.as_ref()).is_none() =>
+            {
+                Deleted::Moved
+            }
             None => Deleted::here(size),
         };
         match self.base_of(key, remote.as_ref()) {
@@ -34,7 +55,7 @@ impl Fs {
             }),
         }
         edits.extend(moved_from);
-        edits.extend(staged.map(|file| Edit::Discard { file }));
+        edits.extend(let_go);
         edits.push(Edit::ForgetConflict { copy: key.clone() });
         Ok(edits)
     }
@@ -65,6 +86,45 @@ impl Fs {
                 hold: Hold::Free,
             }),
         })
+    }
+
+    /// What the journal must say of the staged file of an inode that loses its name `key`: where
+    /// there is a trash it is kept for a while, since its bytes are nowhere else. Of a name that is
+    /// replaced again and again one version in ten minutes is kept.
+    pub(super) fn let_go(&self, key: &Key, inode: &Inode, replaced: bool) -> Option<Edit> {
+        let state = inode.state.lock();
+        let staged = state.staged()?;
+        let file = staged.file.id();
+        let is_worth_it = staged.pristine.is_none()
+            && state.meta.size > 0
+            && self.has_trash(key)
+            && !is_made_to_be_removed(key.as_str());
+        if !is_worth_it || (replaced && self.is_kept_lately(key)) {
+            return Some(Edit::Discard { file });
+        }
+        Some(Edit::Keep(Kept {
+            file,
+            key: key.clone(),
+            attributes: state.meta.to_attributes(),
+            length: state.meta.size,
+            at: self.clock.now(),
+            replaced,
+        }))
+    }
+
+    /// Whether what is deleted under a key is kept.
+    pub(super) fn has_trash(&self, key: &Key) -> bool {
+        let collection = key.as_str().split('/').next().unwrap_or_default();
+        let kept = &self.options.trash_collections;
+        kept.iter().any(|kept| kept == collection)
+    }
+
+    fn is_kept_lately(&self, key: &Key) -> bool {
+        let now = self.clock.now();
+        let is_late = |at| now.duration_since(at).is_ok_and(|age| age < ONE_VERSION_IN);
+        let kept = self.journal().kept();
+        kept.iter()
+            .any(|kept| kept.key.folded() == key.folded() && is_late(kept.at))
     }
 
     /// What the journal must say when a folder's marker goes.

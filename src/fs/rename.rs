@@ -156,14 +156,7 @@ impl Fs {
         replaced: Option<&Arc<Inode>>,
         edits: &mut Vec<Edit>,
     ) -> FsResult<()> {
-        let (replaced_remote, replaced_staged) = match replaced {
-            Some(inode) => {
-                let state = inode.state.lock();
-                let staged = state.staged().map(|staged| staged.file.id());
-                (state.remote().cloned(), staged)
-            }
-            None => (None, None),
-        };
+        let replaced_remote = replaced.and_then(|inode| inode.state.lock().remote().cloned());
         let base = self.base_of(&moved.to, replaced_remote.as_ref());
         let arrival = self.arrival(moved, base)?;
         let remote = moved.inode.state.lock().remote().cloned();
@@ -174,7 +167,7 @@ impl Fs {
             let remote = replaced_remote.as_ref();
             edits.extend(self.removal_under_old_name(&moved.to, remote, size));
         }
-        edits.extend(replaced_staged.map(|file| Edit::Discard { file }));
+        edits.extend(replaced.and_then(|inode| self.let_go(&moved.to, inode, true)));
         edits.push(Edit::ForgetConflict {
             copy: moved.from.clone(),
         });

@@ -83,7 +83,8 @@ impl Bench {
         )
         .unwrap();
         let options = FsOptions {
-            collections: vec!["layers".into()],
+            collections: vec!["layers".into(), "projects".into()],
+            trash_collections: vec!["projects".into()],
             samples_dir: path("samples"),
             list_ttl: Duration::from_secs(30),
             request_deadline: Duration::from_secs(5),

@@ -12,11 +12,12 @@ use time::format_description::well_known::Rfc3339;
 use tokio::runtime::Handle;
 
 use super::outstanding::{self, Outstanding};
-use super::{MountError, Parts, Service, check_bucket, r2_store};
+use super::{MountError, Parts, Service, check_bucket, r2_store, undo};
 use crate::cache::{Cache, CacheOptions};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Backend, Config, MountOptions};
 use crate::control::queue::{ConflictEntry, MAX_ENTRIES, Operation, Queue, QueueEntry, State};
+use crate::control::trash::{Restored, Trash};
 use crate::control::{
     CacheStatus, OperationsStatus, ReadStatus, Refusal, RefusalCode, Report, StatusSource,
     UploadStatus, selects,
@@ -63,6 +64,7 @@ pub(super) fn assemble(
     let ownership = options.ownership;
     let fs_options = FsOptions {
         collections: config.collections.clone(),
+        trash_collections: config.trash_collections.clone(),
         samples_dir: config.samples_dir.clone(),
         list_ttl: config.list_ttl,
         request_deadline: config.request_deadline,
@@ -86,6 +88,7 @@ pub(super) fn assemble(
     let upload_options = UploadOptions {
         write_back: config.write_back,
         concurrency: config.upload_concurrency,
+        trash_collections: config.trash_collections.clone(),
         ..UploadOptions::default()
     };
     let confirm = Arc::new(Confirmations(fs.clone()));
@@ -394,6 +397,14 @@ impl StatusSource for Running {
         let count = waiting.len() as u64;
         self.uploader.flush(waiting.into_iter().map(|(key, _)| key));
         Ok(count)
+    }
+
+    async fn trash(&self, paths: &[String]) -> Trash {
+        undo::list(&self.fs, paths).await
+    }
+
+    async fn restore(&self, paths: &[String], at: Option<&str>) -> Result<Restored, String> {
+        undo::restore(&self.fs, paths, at).await
     }
 
     async fn sync(&self, paths: &[String]) -> Result<(), Refusal> {

@@ -17,6 +17,7 @@ mod outstanding;
 mod session;
 mod signals;
 mod supervise;
+mod undo;
 pub mod unmount;
 
 use std::os::fd::BorrowedFd;

@@ -89,6 +89,7 @@ fn work(shared: &Shared, last: bool, round: u64) -> Result<(), JournalError> {
         // Whoever adopts files into the cache may do so now.
         journal.wake();
     }
+    super::kept::trim(shared)?;
     unlink_discarded(shared)?;
     journal.take_reserve();
     if last || round.is_multiple_of(ROUNDS_TO_TIDY) {

@@ -33,7 +33,9 @@ use self::log_sync::LogSync;
 pub use self::mirror::Attempt;
 use self::mirror::Mirror;
 use self::step::Step;
-use super::record::{Change, Conflict, Deleted, Edit, Identity, PutState, Record, Released, Seq};
+use super::record::{
+    Change, Conflict, Deleted, Edit, Identity, Kept, PutState, Record, Released, Seq,
+};
 use super::reserve::Reserve;
 use crate::clock::SharedClock;
 use crate::disk::{self, FileId};
@@ -170,6 +172,9 @@ impl Journal {
         ];
         let released = self.mirror.lock().released(u64::MAX);
         steps.extend(released.iter().map(|r| Step::Release(r.file, None)));
+        for kept in self.kept() {
+            steps.extend([Step::Unkeep(kept.file), Step::Release(kept.file, None)]);
+        }
         self.commit(&mut writer, steps)?;
         drop(writer);
         self.sync()?;
@@ -202,6 +207,9 @@ impl Journal {
             }
             Edit::Remove { key } => self.removal(writer, key, earlier),
             Edit::Discard { file } => Step::Release(file, None),
+            Edit::Keep(kept) => Step::Keep(kept),
+            Edit::Unkeep { file } if !self.is_kept(file) => return Err(JournalError::Gone(file)),
+            Edit::Unkeep { file } => Step::Unkeep(file),
             Edit::Adopt { file, version } => Step::Release(file, Some(version)),
             Edit::Unrelease { file } if self.mirror.lock().is_claimed(file) => {
                 return Err(JournalError::Gone(file));
@@ -393,6 +401,11 @@ impl Journal {
         }
     }
 
+    /// Returns the time that the journal goes by.
+    pub(super) fn now(&self) -> std::time::SystemTime {
+        self.clock.now()
+    }
+
     /// Returns why the journal takes no more changes, if it does not.
     pub fn failure(&self) -> Option<String> {
         self.failed.get().cloned()
@@ -425,6 +438,16 @@ impl Journal {
     /// Returns the conflicts that nobody has dealt with yet.
     pub fn conflicts(&self) -> Vec<Conflict> {
         self.mirror.lock().conflicts().cloned().collect()
+    }
+
+    /// Returns the staged files that are kept without a name.
+    pub fn kept(&self) -> Vec<Kept> {
+        self.mirror.lock().kept().cloned().collect()
+    }
+
+    /// Whether a staged file is kept without a name.
+    pub fn is_kept(&self, file: FileId) -> bool {
+        self.mirror.lock().is_kept(file)
     }
 
     /// Whether another key is to become a copy of what the bucket holds under this one.

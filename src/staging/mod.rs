@@ -11,6 +11,7 @@ mod behind;
 mod changes;
 mod file;
 pub mod journal;
+mod kept;
 mod pool;
 pub mod record;
 mod replay;
@@ -32,8 +33,8 @@ use self::file::{Names, OpenFiles};
 pub use self::journal::{Journal, JournalError, JournalResult};
 use self::pool::Pool;
 pub use self::record::{
-    Change, Confirmed, Conflict, Deleted, Edit, Hold, Identity, PutState, Record, Released, Sealed,
-    Seq,
+    Change, Confirmed, Conflict, Deleted, Edit, Hold, Identity, Kept, PutState, Record, Released,
+    Sealed, Seq,
 };
 pub use self::replay::{Orphan, Replay};
 pub use self::snapshot::{Snapshot, SnapshotError, SnapshotFile, SnapshotSource, Snapshots};

@@ -223,6 +223,13 @@ pub enum Edit {
         /// The file.
         file: FileId,
     },
+    /// A staged file loses its name and is kept for a while, in case somebody wants it back.
+    Keep(Kept),
+    /// A kept file is wanted back, or let go.
+    Unkeep {
+        /// The file.
+        file: FileId,
+    },
     /// A staged file is to be moved into the cache, after this has been synced.
     Adopt {
         /// The file.
@@ -266,6 +273,23 @@ pub struct Conflict {
     pub copy: Key,
     /// When it was found.
     pub found_at: SystemTime,
+}
+
+/// A staged file without a name whose bytes are nowhere else.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// The file.
+    pub file: FileId,
+    /// The key that it had.
+    pub key: Key,
+    /// Its attributes.
+    pub attributes: FileAttributes,
+    /// Its length in bytes.
+    pub length: u64,
+    /// When it lost its name.
+    pub at: SystemTime,
+    /// Whether another file took its name.
+    pub replaced: bool,
 }
 
 /// A staged file that was released, and may now leave the staging directory.

@@ -48,7 +48,7 @@ pub(super) fn run(shared: &Shared) -> Result<Replay, Error> {
     for file in records.iter().filter_map(|record| record.change.file()) {
         unknown.remove(&file);
     }
-    unknown.retain(|file, _| !journal.is_released(*file));
+    unknown.retain(|file, _| !journal.is_released(*file) && !journal.is_kept(*file));
     let mut orphans = Vec::new();
     for (file, length) in unknown {
         let path = shared.dir.join(file.staged_name());

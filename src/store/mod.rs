@@ -12,6 +12,7 @@ pub mod fallback;
 pub mod local;
 pub mod r2;
 pub mod retry;
+pub mod trash;
 
 use std::collections::BTreeMap;
 use std::fmt;

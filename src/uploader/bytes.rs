@@ -152,6 +152,7 @@ impl Operation {
         if let Some(outcome) = self.spare(&sealed, &attributes).await? {
             return Ok(outcome);
         }
+        self.keep_overwritten(&sealed.etag()).await?;
         let result = match sealed.parts.len() {
             1 => self.put_whole(&source, &sealed, &attributes, body).await,
             _ => self.put_parts(&source, &sealed, &attributes).await,

@@ -10,6 +10,7 @@ mod follow;
 mod pace;
 mod plan;
 mod send;
+mod trash;
 mod verdict;
 
 use std::sync::Arc;
@@ -110,6 +111,8 @@ pub struct UploadOptions {
     pub part_size: u64,
     /// What the store is called in the log.
     pub destination: String,
+    /// The collections whose deleted and overwritten versions are kept (`TRASH_COLLECTIONS`).
+    pub trash_collections: Vec<String>,
 }
 
 impl Default for UploadOptions {
@@ -120,6 +123,7 @@ impl Default for UploadOptions {
             multipart_threshold: 16 << 20,
             part_size: 8 << 20,
             destination: "R2".into(),
+            trash_collections: Vec::new(),
         }
     }
 }
@@ -176,6 +180,7 @@ impl Uploader {
             lost_deletes: Mutex::default(),
             flushes: Mutex::default(),
             pace: Mutex::new(Pace::new(clock_now)),
+            trashed: trash::Recent::default(),
             stopping: AtomicBool::new(false),
             reachable: AtomicBool::new(true),
             done: AtomicU64::new(0),

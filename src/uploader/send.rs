@@ -19,6 +19,7 @@ use crate::disk::FileId;
 use crate::staging::journal::ATTEMPT_SETTLES;
 use crate::staging::{Change, Journal, JournalError, Record, Sealed, Snapshot, Staging};
 use crate::store::attributes::{FileAttributes, WRITE_ID, content_type};
+use crate::store::trash::CUT_KEY;
 use crate::store::{
     CopyRequest, ETag, Key, Md5, ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PutRequest,
     ReadCondition, StoreError, StoreResult, UserMetadata, WriteCondition,
@@ -54,6 +55,8 @@ pub(super) struct Sender {
     pub(super) flushes: parking_lot::Mutex<Vec<Key>>,
     /// How fast uploads have been.
     pub(super) pace: parking_lot::Mutex<Pace>,
+    /// Which keys have had a version put into the trash lately.
+    pub(super) trashed: super::trash::Recent,
     pub(super) stopping: AtomicBool,
     pub(super) reachable: AtomicBool,
     pub(super) done: AtomicU64,
@@ -378,6 +381,9 @@ impl Operation {
         let found = store.head(&source.key, condition).await;
         let result = match self.hear(found) {
             Ok(info) => {
+                if source.key.folded() != self.record.key.folded() {
+                    self.keep_overwritten(&source.etag).await?;
+                }
                 self.begin()?;
                 let headers = self.copied_headers(&info, attributes);
                 self.note_carried(&headers.metadata);
@@ -432,7 +438,7 @@ impl Operation {
         if let Some(own) = info.content_type.as_deref().filter(|own| *own != by_name) {
             headers.content_type = own.to_owned();
         }
-        for (name, value) in &info.metadata {
+        for (name, value) in info.metadata.iter().filter(|(name, _)| *name != CUT_KEY) {
             let entry = headers.metadata.entry(name.clone());
             entry.or_insert_with(|| value.clone());
         }
@@ -451,10 +457,21 @@ impl Operation {
                 );
                 return Ok(Outcome::Done);
             }
-            if !self.is_current() {
+            if !self.keep_deleted(&found.version.etag).await? {
+                // Somebody was faster: the next look finds out what is there.
+                return Ok(Outcome::Failed(None));
+            }
+            // From here on it cannot be withdrawn.
+            if !self
+                .journal()
+                .begin_delete(&self.record.key, self.record.seq)
+            {
                 return Err(Stop::Changed);
             }
             let result = self.sender.store.delete(&self.record.key).await;
+            if !matches!(&result, Err(StoreError::Unavailable { .. })) {
+                self.journal().end_delete(&self.record.key);
+            }
             if matches!(result, Err(StoreError::Unavailable { .. })) {
                 let (key, now) = (self.record.key.folded(), self.sender.clock.instant());
                 self.sender.lost_deletes.lock().insert(key, now);

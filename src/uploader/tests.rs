@@ -1,6 +1,7 @@
 mod fake;
 mod faults;
 mod soak;
+mod trash;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -80,6 +81,7 @@ fn start(staging: &Arc<Staging>, store: &Arc<FakeStore>, clock: &SharedClock) ->
     let options = UploadOptions {
         multipart_threshold: 64 << 10,
         part_size: PART,
+        trash_collections: vec!["projects".into()],
         ..UploadOptions::default()
     };
     Uploader::start(

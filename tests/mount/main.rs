@@ -14,3 +14,4 @@ mod passthrough;
 mod programs;
 mod queue;
 mod rename;
+mod trash;

@@ -11,7 +11,9 @@ use super::mirror::{Attempt, Mirror};
 use super::step::Step;
 use super::{JournalError, JournalResult};
 use crate::disk::FileId;
-use crate::staging::record::{Change, Conflict, Deleted, Hold, PutState, Record, Sealed, Seq};
+use crate::staging::record::{
+    Change, Conflict, Deleted, Hold, Kept, PutState, Record, Sealed, Seq,
+};
 use crate::store::attributes::{FileAttributes, nanos_since_epoch, time_from_nanos};
 use crate::store::{ETag, Key, Md5, ObjectVersion};
 
@@ -65,6 +67,10 @@ impl Database {
                 _ => None,
             };
             mirror.release(file(row.get(0)?)?, adopt_as, 0);
+            Ok(())
+        })?;
+        self.each("SELECT * FROM kept", |row| {
+            mirror.keep(read_kept(row)?);
             Ok(())
         })?;
         self.each("SELECT copy, key, found_at FROM conflicts", |row| {
@@ -122,6 +128,21 @@ fn write_step(connection: &Connection, step: &Step) -> JournalResult<()> {
             sql("DELETE FROM attempts WHERE folded = ?1 AND write_id = ?2"),
             [key.as_str(), write_id],
         ),
+        Step::Keep(kept) => run(
+            sql("INSERT OR REPLACE INTO kept VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"),
+            params![
+                kept.file.to_string(),
+                kept.key.as_str(),
+                signed(kept.length),
+                kept.attributes.mtime.map(nanos_since_epoch),
+                kept.attributes.mode,
+                kept.attributes.uid,
+                kept.attributes.gid,
+                nanos_since_epoch(kept.at),
+                kept.replaced,
+            ],
+        ),
+        Step::Unkeep(file) => run(sql("DELETE FROM kept WHERE file = ?1"), [file.to_string()]),
         Step::Release(file, adopt_as) => run(
             sql(
                 "INSERT OR REPLACE INTO released (file, adopt_key, adopt_etag) \
@@ -352,6 +373,17 @@ fn read_state(row: &Row<'_>) -> JournalResult<PutState> {
             })
         }
         other => return Err(damaged(format!("unknown state {other:?}"))),
+    })
+}
+
+fn read_kept(row: &Row<'_>) -> JournalResult<Kept> {
+    Ok(Kept {
+        file: file(row.get("file")?)?,
+        key: key(row.get("key")?)?,
+        attributes: read_attributes(row)?,
+        length: unsigned(row.get("length")?)?,
+        at: time_from_nanos(row.get("kept_at")?),
+        replaced: row.get("replaced")?,
     })
 }
 

@@ -138,6 +138,42 @@ impl Journal {
         Ok(Confirmed::Done)
     }
 
+    /// Notes that the object of a tombstone is about to be deleted, if the record is still in that
+    /// state; returns whether it is. Until [`Journal::end_delete`] the tombstone cannot be withdrawn.
+    pub fn begin_delete(&self, key: &Key, seq: Seq) -> bool {
+        // Held, so that nobody withdraws it in between.
+        let _writer = self.writer.lock();
+        let is_current = self.current(key, seq).is_some();
+        if is_current {
+            self.mirror.lock().begin_delete(key.folded());
+        }
+        is_current
+    }
+
+    /// Notes that the answer to a delete has come.
+    pub fn end_delete(&self, key: &Key) {
+        self.mirror.lock().end_delete(&key.folded());
+    }
+
+    /// Puts `edits` in the place of a tombstone that is in that state and not being carried out;
+    /// returns whether it was.
+    pub fn withdraw_delete(&self, key: &Key, seq: Seq, edits: Vec<Edit>) -> JournalResult<bool> {
+        let mut writer = self.writer.lock();
+        let is_tombstone = self
+            .current(key, seq)
+            .is_some_and(|record| record.change.is_delete());
+        if !is_tombstone || self.mirror.lock().is_deleting(&key.folded()) {
+            return Ok(false);
+        }
+        let mut steps = vec![Step::Remove(key.folded())];
+        for edit in edits {
+            let step = self.step(&mut writer, edit, &steps)?;
+            steps.push(step);
+        }
+        self.commit(&mut writer, steps)?;
+        Ok(true)
+    }
+
     /// Notes the digests of a closed file, if the record is still in that state and closed. Returns
     /// whether it is.
     pub fn seal(&self, key: &Key, seq: Seq, sealed: Sealed) -> JournalResult<bool> {

@@ -2,11 +2,11 @@
 //! them, each right after the same change was committed to the database.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 
 use crate::disk::FileId;
-use crate::staging::record::{Change, Conflict, Record, Released, Seq};
+use crate::staging::record::{Change, Conflict, Kept, Record, Released, Seq};
 use crate::store::{Key, ObjectVersion};
 
 /// A write that was begun and whose end is not known.
@@ -40,8 +40,11 @@ pub(super) struct Mirror {
     copies: HashMap<Key, BTreeSet<Key>>,
     attempts: HashMap<Key, Vec<Attempt>>,
     released: HashMap<FileId, Release>,
+    kept: HashMap<FileId, Kept>,
     /// Conflicts by the key of their copy.
     conflicts: BTreeMap<Key, Conflict>,
+    /// Keys whose object is being deleted at this moment, or may be, since the answer was lost.
+    deleting: HashSet<Key>,
     /// Keys whose record changed since the follower last asked.
     changed: BTreeSet<Key>,
 }
@@ -94,8 +97,21 @@ impl Mirror {
         self.changed.insert(key);
     }
 
+    pub(super) fn begin_delete(&mut self, key: Key) {
+        self.deleting.insert(key);
+    }
+
+    pub(super) fn end_delete(&mut self, key: &Key) {
+        self.deleting.remove(key);
+    }
+
+    pub(super) fn is_deleting(&self, key: &Key) -> bool {
+        self.deleting.contains(key)
+    }
+
     pub(super) fn remove(&mut self, key: &Key) {
         self.unlink(key);
+        self.deleting.remove(key);
         if self.records.remove(key).is_some() {
             self.changed.insert(key.clone());
         }
@@ -186,6 +202,22 @@ impl Mirror {
             claimed: false,
         };
         self.released.insert(file, release);
+    }
+
+    pub(super) fn keep(&mut self, kept: Kept) {
+        self.kept.insert(kept.file, kept);
+    }
+
+    pub(super) fn unkeep(&mut self, file: FileId) {
+        self.kept.remove(&file);
+    }
+
+    pub(super) fn kept(&self) -> impl Iterator<Item = &Kept> {
+        self.kept.values()
+    }
+
+    pub(super) fn is_kept(&self, file: FileId) -> bool {
+        self.kept.contains_key(&file)
     }
 
     pub(super) fn unrelease(&mut self, file: FileId) {

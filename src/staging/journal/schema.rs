@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::{JournalError, JournalResult};
 
 /// The schema this program writes.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 /// Marks the file as ours ("vbjr").
 const APPLICATION_ID: i64 = 0x7662_6a72;
 /// How long a connection waits for another process that looks into the database.
@@ -82,6 +82,19 @@ const MIGRATIONS: [&str; VERSION as usize] = [
     ALTER TABLE records ADD COLUMN deleted TEXT;
     ALTER TABLE records ADD COLUMN removed_as TEXT;
     UPDATE records SET deleted = 'moved' WHERE kind = 'delete';
+",
+    "
+    CREATE TABLE kept (
+        file TEXT PRIMARY KEY,
+        key TEXT NOT NULL,
+        length INTEGER NOT NULL,
+        mtime INTEGER,
+        mode INTEGER,
+        uid INTEGER,
+        gid INTEGER,
+        kept_at INTEGER NOT NULL,
+        replaced INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 ",
 ];
 

@@ -3,7 +3,7 @@
 
 use super::mirror::{Attempt, Mirror};
 use crate::disk::FileId;
-use crate::staging::record::{Conflict, Record};
+use crate::staging::record::{Conflict, Kept, Record};
 use crate::store::attributes::FileAttributes;
 use crate::store::{Key, ObjectVersion};
 
@@ -18,6 +18,10 @@ pub(super) enum Step {
     BeginAttempt(Key, Attempt),
     /// Forgets a write whose end is known.
     EndAttempt(Key, String),
+    /// Keeps a staged file that has lost its name.
+    Keep(Kept),
+    /// Keeps it no longer.
+    Unkeep(FileId),
     /// Lets a staged file go.
     Release(FileId, Option<ObjectVersion>),
     /// Forgets the release of a file: it was carried out, or is taken back.
@@ -46,6 +50,8 @@ impl Mirror {
             Step::Remove(_)
             | Step::BeginAttempt(..)
             | Step::EndAttempt(..)
+            | Step::Keep(_)
+            | Step::Unkeep(_)
             | Step::Release(..)
             | Step::Unrelease(_)
             | Step::NoteConflict(_)
@@ -60,6 +66,8 @@ impl Mirror {
             Step::Remove(key) => self.remove(&key),
             Step::BeginAttempt(key, attempt) => self.begin_attempt(key, attempt),
             Step::EndAttempt(key, write_id) => self.end_attempt(&key, &write_id),
+            Step::Keep(kept) => self.keep(kept),
+            Step::Unkeep(file) => self.unkeep(file),
             Step::Release(file, adopt_as) => self.release(file, adopt_as, commit),
             Step::Unrelease(file) => self.unrelease(file),
             Step::NoteConflict(conflict) => self.note_conflict(conflict),

@@ -111,6 +111,11 @@ impl FakeStore {
         });
     }
 
+    pub(super) fn names(&self) -> Vec<String> {
+        let state = self.state.lock();
+        state.objects.keys().map(Key::to_string).collect()
+    }
+
     pub(super) fn object(&self, name: &str) -> Option<Object> {
         let key = Key::new(name).unwrap();
         self.state.lock().objects.get(&key).cloned()
