@@ -29,6 +29,7 @@ mod removal;
 mod rename;
 mod saved;
 mod snapshot;
+mod source;
 mod take;
 mod tree;
 mod undo;

@@ -70,7 +70,7 @@ impl Fs {
 
     /// The cache file becomes the staged file: journal first, then a rename, so that readers who
     /// pass through see the same file. False if the content has changed meanwhile.
-    fn take_from_cache(
+    pub(super) fn take_from_cache(
         &self,
         inode: &Inode,
         remote: &Remote,

@@ -255,6 +255,10 @@ impl Confirm for Confirmations {
         self.0.detour(record, aside)
     }
 
+    fn source_lost(&self, record: &Record) -> JournalResult<bool> {
+        self.0.replace_lost_source(record)
+    }
+
     fn conflict(&self, record: &Record, found: &ObjectInfo) -> JournalResult<bool> {
         self.0.keep_both(record, found)
     }

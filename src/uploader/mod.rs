@@ -85,6 +85,16 @@ pub trait Confirm: Send + Sync {
         Ok(false)
     }
 
+    /// What a record is to copy is another version by now, or gone. Returns whether the record has
+    /// been dealt with; if not it is parked.
+    ///
+    /// # Errors
+    /// Those of the journal.
+    fn source_lost(&self, record: &Record) -> JournalResult<bool> {
+        let _ = record;
+        Ok(false)
+    }
+
     /// A write found somebody else's version, `found`, under its key: both are to be kept, ours
     /// under another name. Returns whether the record has been dealt with; if not it is parked.
     ///

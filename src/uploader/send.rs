@@ -189,10 +189,7 @@ impl Operation {
         };
         let result = self.sender.store.copy(request).await;
         let etag = match self.hear(result) {
-            Err(StoreError::SourceChanged) => {
-                let reason = format!("{} was changed or deleted by someone else", source.key);
-                return Err(Stop::Park(reason));
-            }
+            Err(StoreError::SourceChanged) => return self.source_lost(&source),
             copied => copied?,
         };
         let aside = ObjectVersion { key, etag };
@@ -413,10 +410,20 @@ impl Operation {
             Err(StoreError::PreconditionFailed) => self.look_after().await,
             Err(StoreError::SourceChanged) => {
                 self.end()?;
-                let reason = format!("{} was changed or deleted by someone else", source.key);
-                Err(Stop::Park(reason))
+                self.source_lost(source)
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What was to be copied is nowhere in the bucket any more.
+    fn source_lost(&self, source: &ObjectVersion) -> Result<Outcome, Stop> {
+        match self.sender.confirm.source_lost(&self.record)? {
+            true => Ok(Outcome::Done),
+            false => Err(Stop::Park(format!(
+                "{} was changed or deleted by someone else",
+                source.key
+            ))),
         }
     }
 

@@ -103,6 +103,49 @@ fn a_rename_onto_a_name_that_another_made_keeps_both() {
 }
 
 #[test]
+fn a_rename_whose_source_another_changed_keeps_both_where_the_bytes_are_here() {
+    let model = R2Model::start();
+    model.put("segments/take.wav", "ours");
+    let mut mount = Mount::with(&model, &[("WRITE_BACK_SECONDS", "1")]);
+    let (take, best) = ("segments/take.wav", "segments/best.wav");
+    assert_eq!(fs::read(mount.path(take)).unwrap(), b"ours");
+    fs::rename(mount.path(take), mount.path(best)).unwrap();
+    model.put(take, "theirs");
+    mount.wait_uploaded();
+    for _ in 0..2 {
+        assert_eq!(fs::read(mount.path(best)).unwrap(), b"ours");
+        assert_eq!(fs::read(mount.path(take)).unwrap(), b"theirs");
+        assert_eq!(model.get(best).unwrap().bytes, "ours");
+        assert_eq!(model.get(take).unwrap().bytes, "theirs");
+        mount.unmount();
+        mount.remove_cache();
+        mount.mount();
+    }
+}
+
+#[test]
+fn a_rename_whose_source_is_nowhere_any_more_is_undone() {
+    let model = R2Model::start();
+    model.put("segments/take.wav", "ours");
+    let mount = Mount::with(&model, &[("WRITE_BACK_SECONDS", "1")]);
+    let (take, best) = ("segments/take.wav", "segments/best.wav");
+    assert_eq!(fs::read_dir(mount.path("segments")).unwrap().count(), 1);
+    fs::rename(mount.path(take), mount.path(best)).unwrap();
+    model.put(take, "theirs");
+    mount.wait_uploaded();
+    assert_eq!(mount.status()["uploads"]["parked"], 0);
+    assert_eq!(fs::read(mount.path(take)).unwrap(), b"theirs");
+    let error = fs::metadata(mount.path(best)).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    assert!(model.get(best).is_none());
+    assert!(
+        mount
+            .log()
+            .contains("segments/best.wav is not there any more")
+    );
+}
+
+#[test]
 fn an_edit_of_a_file_that_another_deleted_is_kept_under_its_name() {
     let model = R2Model::start();
     model.put("projects/song.rpp", "first");
