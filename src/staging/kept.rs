@@ -11,7 +11,8 @@ use crate::disk::FileId;
 const MAX_FILES: usize = 20_000;
 /// They may use a tenth of the disk together.
 const MAX_SHARE: u64 = 10;
-/// And none is kept while less of the disk than this share of it is free.
+/// And none is kept while less than this is free, or on a small disk less than this share of it.
+const MIN_FREE_BYTES: u64 = 2 << 30;
 const MIN_FREE_SHARE: u64 = 10;
 /// For so long: what was deleted by mistake is missed by then.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -58,7 +59,8 @@ pub(super) fn trim(shared: &Shared) -> Result<(), JournalError> {
 fn over_bounds(mut kept: Vec<Kept>, disk: Disk, now: SystemTime) -> HashSet<FileId> {
     kept.sort_by_key(|kept| std::cmp::Reverse(kept.at));
     let mut over = HashSet::new();
-    let lacking = (disk.total / MIN_FREE_SHARE).saturating_sub(disk.free);
+    let wanted = (disk.total / MIN_FREE_SHARE).min(MIN_FREE_BYTES);
+    let lacking = wanted.saturating_sub(disk.free);
     let all: u64 = kept.iter().map(|kept| kept.length).sum();
     let most = (disk.total / MAX_SHARE).min(all.saturating_sub(lacking));
     let (mut bytes, mut files) = (0u64, 0);
@@ -104,5 +106,11 @@ mod tests {
         assert_eq!(over(50, 4).len(), 2, "one is not enough");
         assert_eq!(over(0, 4).len(), 3);
         assert_eq!(over(500, 8 * 24 * 3600).len(), 3, "too old");
+        let large = Disk {
+            total: 1 << 40,
+            free: 3 << 30,
+        };
+        let now = UNIX_EPOCH + Duration::from_secs(4);
+        assert!(over_bounds(all.clone(), large, now).is_empty());
     }
 }

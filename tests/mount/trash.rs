@@ -110,7 +110,9 @@ fn rm_rf_right_after_recording_is_undone() {
     assert!(!mount.path("projects/x").exists());
     mount.kill();
     mount.mount();
-    assert!(trash(&mount).iter().all(|entry| entry["place"] == "here"));
+    let kept = trash(&mount);
+    assert_eq!(kept.len(), 3, "{kept:?}");
+    assert!(kept.iter().all(|entry| entry["place"] == "here"));
     let path = mount.path("projects/x");
     run(&mount, &["trash", "restore", path.to_str().unwrap()]);
     let mut without_empty = expected.clone();
