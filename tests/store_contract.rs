@@ -39,6 +39,7 @@ const GAPS: &[(&str, &str, &str)] = &[
     ("control_characters", "emulator", "no newline in a path"),
     ("part_tag_is_md5", "emulator", "tags of parts are opaque"),
     ("parts_of_unequal_size", "emulator", "answered 404"),
+    ("copied_parts_of_unequal_size", "emulator", "answered 404"),
     ("completion_conditions", "emulator", "ignored"),
     (
         "copy_conditions",

@@ -212,6 +212,16 @@ impl ObjectStore for FakeStore {
         unreachable!("the cache only gets")
     }
 
+    async fn upload_part_copy(
+        &self,
+        _: &Upload,
+        _: PartNumber,
+        _: &ObjectVersion,
+        _: Range<u64>,
+    ) -> StoreResult<ETag> {
+        unreachable!("the cache only gets")
+    }
+
     async fn complete_multipart(
         &self,
         _: &Upload,

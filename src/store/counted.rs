@@ -1,5 +1,6 @@
 //! Counts what is asked of a bucket, by R2's price classes.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -7,8 +8,8 @@ use bytes::Bytes;
 
 use super::{
     CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, PartNumber, PutRequest, ReadCondition, StoreResult, Upload,
-    WriteCondition,
+    ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition, StoreResult,
+    Upload, WriteCondition,
 };
 use crate::metrics::{Operations, PriceClass};
 
@@ -60,6 +61,18 @@ impl<S: ObjectStore> ObjectStore for CountedStore<S> {
     ) -> StoreResult<ETag> {
         self.sent(PriceClass::A)
             .upload_part(upload, number, body, md5)
+            .await
+    }
+
+    async fn upload_part_copy(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        source: &ObjectVersion,
+        range: Range<u64>,
+    ) -> StoreResult<ETag> {
+        self.sent(PriceClass::A)
+            .upload_part_copy(upload, number, source, range)
             .await
     }
 

@@ -443,6 +443,18 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
         md5: Md5,
     ) -> StoreResult<ETag>;
 
+    /// Makes one part of the bytes of an object, on the server's side; otherwise as
+    /// [`upload_part`](ObjectStore::upload_part). A source that is gone, or ends before the range
+    /// begins, is [`StoreError::SourceChanged`]. R2 has no condition on the source of a part, so
+    /// whether it is still the version that is meant has to be asked before and after.
+    async fn upload_part_copy(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        source: &ObjectVersion,
+        range: Range<u64>,
+    ) -> StoreResult<ETag>;
+
     /// Makes the object of its parts, in order from part 1. A failed condition ends the upload.
     async fn complete_multipart(
         &self,

@@ -6,6 +6,7 @@
 //! which of them it has.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use futures::future::BoxFuture;
 
 use super::{
     CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, PartNumber, PutRequest, ReadCondition, StoreError, StoreResult,
-    Upload, WriteCondition,
+    ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition, StoreError,
+    StoreResult, Upload, WriteCondition,
 };
 use crate::clock::SharedClock;
 
@@ -199,6 +200,21 @@ impl ObjectStore for RetryStore {
     ) -> StoreResult<ETag> {
         let what = ("a part of", upload.key.as_str());
         let send = || self.inner.upload_part(upload, number, body.clone(), md5);
+        self.retry(Class::Repeatable, what, send).await
+    }
+
+    async fn upload_part_copy(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        source: &ObjectVersion,
+        range: Range<u64>,
+    ) -> StoreResult<ETag> {
+        let what = ("a part of", upload.key.as_str());
+        let send = || {
+            self.inner
+                .upload_part_copy(upload, number, source, range.clone())
+        };
         self.retry(Class::Repeatable, what, send).await
     }
 

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use voicebeatfs::store::StoreError::*;
-use voicebeatfs::store::{ETag, Md5, StoreResult, Upload, WriteCondition};
+use voicebeatfs::store::{ETag, Md5, ObjectVersion, StoreResult, Upload, WriteCondition};
 
-use super::subject::{Subject, behaviours, headers};
+use super::subject::{Subject, behaviours, headers, put_request};
 
 behaviours![
     upload_in_parts,
@@ -14,6 +14,9 @@ behaviours![
     parts_of_unequal_size,
     completion_conditions,
     aborted_upload,
+    parts_by_copy,
+    copied_parts_of_unequal_size,
+    part_copy_without_source,
 ];
 
 /// R2's least size of a part that is not the last.
@@ -84,6 +87,72 @@ async fn part_sent_again(subject: Subject) {
         .await
         .unwrap();
     assert!(subject.get("a").await.unwrap() == part(2, 50));
+}
+
+/// Puts an object of a part and a half under a key that has to be encoded in a header.
+async fn put_source(subject: &Subject) -> ObjectVersion {
+    let body = [part(5, PART), part(6, PART / 2)].concat();
+    let name = format!("{}take 1 +ü%41?#&.wav", subject.folder);
+    let request = put_request(&name, body.into(), WriteCondition::Always);
+    let key = request.key.clone();
+    let etag = subject.store.put(request).await.unwrap();
+    ObjectVersion { key, etag }
+}
+
+async fn parts_by_copy(subject: Subject) {
+    let source = put_source(&subject).await;
+    let upload = begin(&subject).await;
+    let store = &subject.store;
+    let range = 1000..1000 + PART as u64;
+    let tags = [
+        store.upload_part_copy(&upload, 1, &source, range).await,
+        send(&subject, &upload, 2, &part(7, PART)).await,
+        store.upload_part_copy(&upload, 3, &source, 10..60).await,
+    ];
+    let tags = tags.map(|tag| tag.unwrap());
+    complete(&subject, &upload, &tags, WriteCondition::IfAbsent)
+        .await
+        .unwrap();
+    let expected = [
+        part(5, PART - 1000),
+        part(6, 1000),
+        part(7, PART),
+        part(5, 50),
+    ];
+    assert!(subject.get("a").await.unwrap() == expected.concat());
+    let info = subject.head("a").await.unwrap();
+    assert_eq!(info.metadata["voicebeatfs-write-id"], "w7");
+}
+
+async fn copied_parts_of_unequal_size(subject: Subject) {
+    let source = put_source(&subject).await;
+    let upload = begin(&subject).await;
+    let mut tags = Vec::new();
+    for (number, size) in (1..).zip([PART, PART + 1, 10]) {
+        let range = 0..size as u64;
+        let copied = subject
+            .store
+            .upload_part_copy(&upload, number, &source, range);
+        tags.push(copied.await.unwrap());
+    }
+    let done = complete(&subject, &upload, &tags, WriteCondition::Always).await;
+    assert!(matches!(done, Err(Refused(_))), "{done:?}");
+    assert!(matches!(subject.head("a").await, Err(NotFound)));
+}
+
+async fn part_copy_without_source(subject: Subject) {
+    let source = put_source(&subject).await;
+    let upload = begin(&subject).await;
+    let beyond = 2 * PART as u64..3 * PART as u64;
+    let store = &subject.store;
+    let copied = store.upload_part_copy(&upload, 1, &source, beyond).await;
+    assert!(matches!(copied, Err(SourceChanged)), "{copied:?}");
+    store.delete(&source.key).await.unwrap();
+    let copied = store.upload_part_copy(&upload, 1, &source, 0..10).await;
+    assert!(matches!(copied, Err(SourceChanged)), "{copied:?}");
+    store.abort_multipart(&upload).await.unwrap();
+    let copied = store.upload_part_copy(&upload, 1, &source, 0..10).await;
+    assert!(copied.is_err(), "{copied:?}");
 }
 
 async fn missing_part(subject: Subject) {

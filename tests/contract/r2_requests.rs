@@ -88,6 +88,61 @@ async fn encoded_objects_are_read_as_stored() {
     assert_eq!(copied.header("content-encoding"), Some("gzip"));
 }
 
+/// R2 takes no condition on the source of a part (501), and the range includes its last byte.
+#[tokio::test]
+async fn a_part_copy_names_its_source_and_its_range_and_nothing_else() {
+    let model = R2Model::builder().min_part_bytes(1).start();
+    model.put("team/a + ü", "0123456789");
+    let subject = subject(of_model(&model, "team/"));
+    let headers = super::subject::headers("audio/wav", &[]);
+    let target = subject.key("b");
+    let upload = subject.store.create_multipart(&target, headers);
+    let upload = upload.await.unwrap();
+    let source = subject.head("a + ü").await.unwrap().version;
+    let part = subject.store.upload_part_copy(&upload, 1, &source, 2..6);
+    let tags = [part.await.unwrap()];
+    let sent = model.requests().pop().unwrap();
+    assert_eq!(sent.operation, Operation::UploadPartCopy);
+    let encoded = format!("{}/team/a%20%2B%20%C3%BC", model.bucket());
+    assert_eq!(sent.header("x-amz-copy-source"), Some(encoded.as_str()));
+    assert_eq!(sent.header("x-amz-copy-source-range"), Some("bytes=2-5"));
+    let condition = "x-amz-copy-source-if-";
+    assert!(
+        !sent
+            .headers
+            .iter()
+            .any(|(name, _)| name.starts_with(condition))
+    );
+    let done = subject
+        .store
+        .complete_multipart(&upload, &tags, WriteCondition::IfAbsent);
+    done.await.unwrap();
+    assert_eq!(subject.get("b").await.unwrap(), "2345");
+}
+
+#[tokio::test]
+async fn what_is_too_much_for_one_request_is_too_large() {
+    let model = R2Model::builder().max_request_bytes(4).start();
+    model.put("large", "12345");
+    let subject = subject(of_model(&model, ""));
+    let too_large = |result: StoreResult<_>| assert!(matches!(result, Err(TooLarge(_))));
+    too_large(subject.put_if("a", "12345", WriteCondition::Always).await);
+    let large = subject.head("large").await.unwrap().version;
+    let copy = subject.copy_request("large", &large.etag, "a");
+    too_large(subject.store.copy(copy).await);
+    let headers = super::subject::headers("audio/wav", &[]);
+    let target = subject.key("a");
+    let upload = subject.store.create_multipart(&target, headers);
+    let upload = upload.await.unwrap();
+    let body = Bytes::from("12345");
+    let md5 = voicebeatfs::store::Md5::of(&body);
+    too_large(subject.store.upload_part(&upload, 1, body, md5).await);
+    let part = subject.store.upload_part_copy(&upload, 1, &large, 0..5);
+    too_large(part.await);
+    let part = subject.store.upload_part_copy(&upload, 1, &large, 0..4);
+    part.await.unwrap();
+}
+
 async fn list(settings: voicebeatfs::config::R2Settings) -> StoreResult<()> {
     let store = R2Store::new(&settings, R2Timeouts::default());
     store.list(ListRequest::default()).await.map(drop)

@@ -11,6 +11,7 @@ mod list;
 mod uploads;
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -20,8 +21,8 @@ use futures::TryStreamExt;
 use super::local::{LocalStore, is_local_tag};
 use super::{
     CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, Origin, PartNumber, PutRequest, ReadCondition, StoreError,
-    StoreResult, Upload, WriteCondition,
+    ObjectInfo, ObjectStore, ObjectVersion, Origin, PartNumber, PutRequest, ReadCondition,
+    StoreError, StoreResult, Upload, WriteCondition,
 };
 
 pub use hidden::HiddenKeys;
@@ -88,10 +89,7 @@ impl FallbackStore {
             range: None,
             condition: ReadCondition::IfMatch(request.source.etag),
         };
-        let source = self.local_get(get).await.map_err(|error| match error {
-            StoreError::NotFound | StoreError::PreconditionFailed => StoreError::SourceChanged,
-            error => error,
-        })?;
+        let source = self.local_get(get).await.map_err(as_source)?;
         let headers = request.headers.unwrap_or_else(|| ObjectHeaders {
             content_type: source.info.content_type.clone().unwrap_or_default(),
             metadata: source.info.metadata.clone(),
@@ -120,6 +118,27 @@ impl FallbackStore {
             let _ = self.primary.abort_multipart(&upload).await;
         }
         sent
+    }
+
+    /// Makes a part of a local object's bytes.
+    async fn send_local_part(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        source: &ObjectVersion,
+        range: Range<u64>,
+    ) -> StoreResult<ETag> {
+        let size = range.end.saturating_sub(range.start);
+        let get = GetRequest {
+            key: source.key.clone(),
+            range: Some(range),
+            condition: ReadCondition::IfMatch(source.etag.clone()),
+        };
+        let response = self.local_get(get).await.map_err(as_source)?;
+        let size = size.min(response.range.end - response.range.start);
+        let body = Pieces(response, BytesMut::new()).next(size).await?;
+        let md5 = Md5::of(&body);
+        self.primary.upload_part(upload, number, body, md5).await
     }
 
     async fn send_parts(
@@ -161,6 +180,16 @@ impl Pieces {
             buffer.extend_from_slice(&chunk);
         }
         Ok(buffer.split_to(size).freeze())
+    }
+}
+
+/// What the failure to read the source of a copy means for the copy.
+fn as_source(error: StoreError) -> StoreError {
+    match error {
+        StoreError::NotFound | StoreError::PreconditionFailed | StoreError::InvalidRange => {
+            StoreError::SourceChanged
+        }
+        error => error,
     }
 }
 
@@ -251,6 +280,21 @@ impl ObjectStore for FallbackStore {
         md5: Md5,
     ) -> StoreResult<ETag> {
         self.primary.upload_part(upload, number, body, md5).await
+    }
+
+    async fn upload_part_copy(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        source: &ObjectVersion,
+        range: Range<u64>,
+    ) -> StoreResult<ETag> {
+        if is_local_tag(&source.etag) {
+            return self.send_local_part(upload, number, source, range).await;
+        }
+        self.primary
+            .upload_part_copy(upload, number, source, range)
+            .await
     }
 
     async fn complete_multipart(

@@ -1,5 +1,6 @@
 //! The pair of stores as the uploader must see it: what the bucket holds, and nothing else.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,8 +9,8 @@ use bytes::Bytes;
 use super::{FallbackStore, is_pinned_locally};
 use crate::store::{
     CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, PartNumber, PutRequest, ReadCondition, StoreResult, Upload,
-    WriteCondition,
+    ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition, StoreResult,
+    Upload, WriteCondition,
 };
 
 /// A [`FallbackStore`] whose HEAD speaks of the bucket alone, unless it is asked about a version of
@@ -54,6 +55,16 @@ impl ObjectStore for UploadView {
         md5: Md5,
     ) -> StoreResult<ETag> {
         self.0.upload_part(upload, number, body, md5).await
+    }
+
+    async fn upload_part_copy(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        source: &ObjectVersion,
+        range: Range<u64>,
+    ) -> StoreResult<ETag> {
+        self.0.upload_part_copy(upload, number, source, range).await
     }
 
     async fn complete_multipart(

@@ -17,6 +17,7 @@ mod uploads;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,8 +30,8 @@ use rustix::io::Errno;
 
 use super::{
     CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, PartNumber, PutRequest, ReadCondition, StoreError, StoreResult,
-    Upload, WriteCondition,
+    ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition, StoreError,
+    StoreResult, Upload, WriteCondition,
 };
 use about::About;
 use tree::{Temporary, Tree};
@@ -117,6 +118,18 @@ impl ObjectStore for LocalStore {
     ) -> StoreResult<ETag> {
         let upload = upload.clone();
         self.blocking(move |disk| uploads::write_part(disk, &upload, number, &body, md5))
+            .await
+    }
+
+    async fn upload_part_copy(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        source: &ObjectVersion,
+        range: Range<u64>,
+    ) -> StoreResult<ETag> {
+        let (upload, source) = (upload.clone(), source.clone());
+        self.blocking(move |disk| uploads::copy_part(disk, &upload, number, &source, range))
             .await
     }
 

@@ -3,18 +3,21 @@
 //! `.voicebeatfs/uploads/<id>/about.json` says what the upload is for; a part is the file
 //! `<number>-<md5>` beside it.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
+use md5::Digest;
 use rustix::fs::AtFlags;
 use serde::{Deserialize, Serialize};
 
 use super::super::{
-    ETag, Key, Md5, ObjectHeaders, PartNumber, StoreError, StoreResult, Upload, UserMetadata,
-    WriteCondition,
+    ETag, Key, Md5, ObjectHeaders, ObjectVersion, PartNumber, StoreError, StoreResult, Upload,
+    UserMetadata, WriteCondition,
 };
-use super::tree::{self, TEMPORARY, UPLOADS};
+use super::tree::{self, TEMPORARY, Temporary, UPLOADS};
 use super::{Disk, about, copy_bytes, sync, verify, writable_path};
 
 /// As in R2, where a default lifecycle rule ends uploads after seven days.
@@ -22,6 +25,9 @@ const UPLOAD_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// No write takes as long as this; a file that old is what a crash left.
 const TEMPORARY_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// Copied at once.
+const COPY_BYTES: usize = 1 << 20;
 
 const ABOUT: &str = "about.json";
 
@@ -54,20 +60,73 @@ pub(super) fn write_part(
     md5: Md5,
 ) -> StoreResult<ETag> {
     verify(body, md5)?;
+    let (folder, _) = open(disk, upload)?;
+    let mut temporary = disk.tree.temporary()?;
+    temporary.file.write_all(body)?;
+    keep_part(temporary, &folder, number, md5)
+}
+
+/// Puts a part in its place, where it survives a power cut.
+fn keep_part(
+    temporary: Temporary,
+    folder: &OwnedFd,
+    number: PartNumber,
+    md5: Md5,
+) -> StoreResult<ETag> {
     if !(1..=10_000).contains(&number) {
         return Err(StoreError::Refused(format!("no part can be {number}")));
     }
-    let (folder, _) = open(disk, upload)?;
     let name = part_name(number, md5);
-    write(disk, &folder, &name, body)?;
+    temporary.file.sync_all()?;
+    temporary.place(folder, &name)?;
+    sync(folder)?;
     // Sent again with other bytes, the last one counts.
     let start = part_start(number);
-    for other in tree::entries(&folder, "")? {
+    for other in tree::entries(folder, "")? {
         if other.starts_with(&start) && other != name {
-            let _ = rustix::fs::unlinkat(&folder, &other, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(folder, &other, AtFlags::empty());
         }
     }
     Ok(ETag::of_md5(md5))
+}
+
+pub(super) fn copy_part(
+    disk: &Disk,
+    upload: &Upload,
+    number: PartNumber,
+    source: &ObjectVersion,
+    range: Range<u64>,
+) -> StoreResult<ETag> {
+    let (folder, _) = open(disk, upload)?;
+    let path = tree::path_of(&source.key).ok_or(StoreError::SourceChanged)?;
+    let mut file = disk.tree.file(path)?.ok_or(StoreError::SourceChanged)?;
+    let is_source = |file: &File| -> StoreResult<bool> {
+        Ok(about::version(&source.key, &tree::stat(file)?) == *source)
+    };
+    if !is_source(&file)? || range.start >= file.metadata()?.len() {
+        return Err(StoreError::SourceChanged);
+    }
+    file.seek(SeekFrom::Start(range.start))?;
+    let mut temporary = disk.tree.temporary()?;
+    let mut hash = md5::Md5::new();
+    let mut piece = vec![0; COPY_BYTES];
+    let mut left = range.end - range.start;
+    while left > 0 {
+        let wanted = COPY_BYTES.min(usize::try_from(left).unwrap_or(COPY_BYTES));
+        let read = match file.read(&mut piece[..wanted])? {
+            0 => break,
+            read => &piece[..read],
+        };
+        hash.update(read);
+        temporary.file.write_all(read)?;
+        left -= read.len() as u64;
+    }
+    // Other programs may write into the file meanwhile.
+    if !is_source(&file)? {
+        return Err(StoreError::SourceChanged);
+    }
+    let md5 = Md5(hash.finalize().into());
+    keep_part(temporary, &folder, number, md5)
 }
 
 pub(super) fn complete(

@@ -1,13 +1,16 @@
 //! Server-side copies: conditions on both sides, and objects too large for one request.
 
+use std::ops::Range;
+
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::MetadataDirective;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::{
-    CopyRequest, ETag, ObjectStore, ReadCondition, StoreError, StoreResult, WriteCondition,
+    CopyRequest, ETag, Key, ObjectStore, ObjectVersion, PartNumber, ReadCondition, StoreError,
+    StoreResult, Upload, WriteCondition,
 };
-use super::{R2Store, done};
+use super::{R2Store, done, empty_range};
 
 /// The SDK puts the copy source into its header as it is: all but these must be encoded.
 const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
@@ -32,7 +35,7 @@ impl R2Store {
             .copy_object()
             .bucket(&self.bucket)
             .key(self.full_key(&request.destination))
-            .copy_source(self.copy_source(request))
+            .copy_source(self.copy_source(&request.source.key))
             .copy_source_if_match(request.source.etag.as_str());
         if let Some(headers) = &request.headers {
             let source = self.source_headers(request).await?;
@@ -65,8 +68,35 @@ impl R2Store {
         )
     }
 
-    fn copy_source(&self, request: &CopyRequest) -> String {
-        let source = format!("{}/{}", self.bucket, self.full_key(&request.source.key));
+    /// Sends no condition on the source: R2 answers 501 to one (R2: api/s3/api).
+    pub(super) async fn copy_part(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        source: &ObjectVersion,
+        range: Range<u64>,
+    ) -> StoreResult<ETag> {
+        if range.is_empty() {
+            return Err(empty_range());
+        }
+        let request = self
+            .client
+            .upload_part_copy()
+            .bucket(&self.bucket)
+            .key(self.full_key(&upload.key))
+            .upload_id(&upload.id)
+            .part_number(number.into())
+            .copy_source(self.copy_source(&source.key))
+            .copy_source_range(format!("bytes={}-{}", range.start, range.end - 1));
+        match self.answer(self.timeouts.commit, request.send()).await {
+            Ok(output) => done(output.copy_part_result().and_then(|part| part.e_tag())),
+            Err(StoreError::NotFound | StoreError::InvalidRange) => Err(StoreError::SourceChanged),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn copy_source(&self, key: &Key) -> String {
+        let source = format!("{}/{}", self.bucket, self.full_key(key));
         utf8_percent_encode(&source, COPY_SOURCE).to_string()
     }
 

@@ -9,6 +9,7 @@ mod list;
 mod read;
 
 use std::fmt;
+use std::ops::Range;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -25,8 +26,8 @@ pub use client::R2Timeouts;
 
 use super::{
     CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, PartNumber, PutRequest, ReadCondition, StoreError, StoreResult,
-    Upload, WriteCondition,
+    ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition, StoreError,
+    StoreResult, Upload, WriteCondition,
 };
 use crate::config::R2Settings;
 use client::{AcceptEncoding, while_moving, within};
@@ -264,6 +265,16 @@ impl ObjectStore for R2Store {
         let output = while_moving(&progress, &self.timeouts, sent).await?;
         let output = output.map_err(errors::from_sdk)?;
         read::tag(output.e_tag())
+    }
+
+    async fn upload_part_copy(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        source: &ObjectVersion,
+        range: Range<u64>,
+    ) -> StoreResult<ETag> {
+        self.copy_part(upload, number, source, range).await
     }
 
     async fn complete_multipart(

@@ -37,6 +37,15 @@ impl ObjectStore for Scripted {
     async fn upload_part(&self, _: &Upload, _: u16, _: Bytes, _: Md5) -> StoreResult<ETag> {
         self.answer(ETag::new("\"part\""))
     }
+    async fn upload_part_copy(
+        &self,
+        _: &Upload,
+        _: u16,
+        _: &ObjectVersion,
+        _: Range<u64>,
+    ) -> StoreResult<ETag> {
+        self.answer(ETag::new("\"part\""))
+    }
     async fn complete_multipart(
         &self,
         _: &Upload,

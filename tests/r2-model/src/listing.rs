@@ -131,6 +131,7 @@ mod tests {
         let mut bucket = Bucket::default();
         let rules = Rules {
             min_part_bytes: 1,
+            max_request_bytes: u64::MAX,
             write_interval: std::time::Duration::ZERO,
             too_many_requests: None,
         };

@@ -21,6 +21,10 @@ use crate::token::{Permission, Token};
 /// The least size of a part in R2.
 const MIN_PART_BYTES: u64 = 5 * 1024 * 1024;
 
+/// The most bytes of a put, a part or a copied part in R2; also taken for a copy, whose limit is
+/// not documented.
+const MAX_REQUEST_BYTES: u64 = (5 << 30) - (5 << 20);
+
 /// A running R2 in memory. Dropping it ends the server, also in a panic.
 #[derive(Debug)]
 pub struct R2Model {
@@ -93,6 +97,12 @@ impl Builder {
         self
     }
 
+    /// Sets the most bytes of a put, a copy, a part or a copied part; R2's is 5 GiB less 5 MiB.
+    pub fn max_request_bytes(mut self, bytes: u64) -> Self {
+        self.rules.max_request_bytes = bytes;
+        self
+    }
+
     /// Sets the least time between two writes of one key; R2's is a second.
     pub fn write_interval(mut self, interval: Duration) -> Self {
         self.rules.write_interval = interval;
@@ -162,6 +172,7 @@ impl R2Model {
             tokens: Vec::new(),
             rules: Rules {
                 min_part_bytes: MIN_PART_BYTES,
+                max_request_bytes: MAX_REQUEST_BYTES,
                 write_interval: Duration::from_secs(1),
                 too_many_requests: None,
             },

@@ -25,10 +25,25 @@ pub(crate) struct State {
 pub(crate) struct Rules {
     /// The least size of every part but the last.
     pub(crate) min_part_bytes: u64,
+    /// The most bytes that one request may write: a put, a copy, a part, a copied part.
+    pub(crate) max_request_bytes: u64,
     /// The least time between two writes of one key.
     pub(crate) write_interval: Duration,
     /// Whether writes that come sooner are refused, and with which `Retry-After`.
     pub(crate) too_many_requests: Option<RetryAfter>,
+}
+
+impl Rules {
+    /// Refuses what is too much for one request.
+    pub(crate) fn check_length(&self, bytes: u64) -> R2Result<()> {
+        if bytes <= self.max_request_bytes {
+            return Ok(());
+        }
+        Err(R2Error::new(
+            "EntityTooLarge",
+            "Your proposed upload exceeds the maximum allowed object size.",
+        ))
+    }
 }
 
 /// What a 429 says about waiting.
@@ -207,6 +222,7 @@ mod tests {
     fn rules() -> Rules {
         Rules {
             min_part_bytes: 1,
+            max_request_bytes: u64::MAX,
             write_interval: Duration::from_secs(60),
             too_many_requests: None,
         }

@@ -190,6 +190,7 @@ mod tests {
 
     const RULES: Rules = Rules {
         min_part_bytes: 4,
+        max_request_bytes: u64::MAX,
         write_interval: Duration::ZERO,
         too_many_requests: None,
     };

@@ -44,6 +44,7 @@ pub(super) fn create(state: &Mutex<State>, request: &Request) -> R2Result<Answer
 pub(super) fn upload_part(state: &Mutex<State>, request: &Request) -> R2Result<Answer> {
     let number = part_number(request)?;
     let md5 = integrity::check(request)?;
+    state.lock().rules.check_length(request.body.len() as u64)?;
     let part = Part::new(Content::Bytes(request.body.clone()), md5);
     let mut answer = Answer::empty(200);
     answer.set("etag", &format!("\"{}\"", part.etag()));
@@ -64,6 +65,7 @@ pub(super) fn copy_part(state: &Mutex<State>, request: &Request) -> R2Result<Ans
         Some(header) => content.window(range::resolve(header, content.len())?),
         None => content,
     };
+    state.lock().rules.check_length(window.len())?;
     // Hashing may take long, so it happens outside the lock.
     let md5 = hash(&window);
     let part = Part::new(window, md5);

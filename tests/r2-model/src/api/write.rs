@@ -35,9 +35,11 @@ pub(super) fn put(state: &Mutex<State>, request: &Request) -> R2Result<Answer> {
     let conditions = conditions(request, "")?;
     let etag = hex::encode(md5);
     let content = Content::Bytes(request.body.clone());
+    let length = content.len();
     let object = Stored::new(content, etag.clone(), attributes);
     let mut state = state.lock();
     let (bucket, rules) = state.bucket_mut(request.bucket()?)?;
+    rules.check_length(length)?;
     bucket.put(&key, object, &conditions, rules)?;
     let mut answer = Answer::empty(200);
     answer.set("etag", &format!("\"{etag}\""));
@@ -84,6 +86,7 @@ pub(super) fn copy(state: &Mutex<State>, request: &Request) -> R2Result<Answer> 
     let mut state = state.lock();
     let source = state.bucket(&source_bucket)?.get(&source_key)?.clone();
     source_conditions.check_write(Some(source.current()))?;
+    state.rules.check_length(source.content.len())?;
     let attributes = copied_attributes(request, &source.attributes)?;
     let etag = source.etag.clone();
     let object = Stored {
