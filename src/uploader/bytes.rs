@@ -33,7 +33,7 @@ pub(super) const MEMORY_UNIT: usize = 64 << 10;
 /// Parts of one file that are sent at once.
 const PARTS_AT_ONCE: usize = 4;
 /// Tries for one part before the whole upload waits; the store's own retries come on top.
-const PART_TRIES: u32 = 4;
+pub(super) const PART_TRIES: u32 = 4;
 
 /// A multipart upload that was begun and failed for a while.
 pub(super) struct Unfinished {
@@ -514,7 +514,7 @@ fn shorter(error: io::Error) -> Stop {
 }
 
 /// Whether an upload that has met this failure can be gone on with.
-fn may_go_on(error: &StoreError) -> bool {
+pub(super) fn may_go_on(error: &StoreError) -> bool {
     let gone = matches!(error, StoreError::UploadGone);
     !gone
         && matches!(

@@ -1,11 +1,12 @@
 //! The uploader: follows the journal and brings the bucket to what it says.
 //!
 //! It owns no state that matters: all of it is in the journal, and a killed uploader goes on where
-//! it was. `plan` says which record goes next, `send` and `bytes` carry it out, `verdict`
+//! it was. `plan` says which record goes next, `send`, `bytes` and `copying` carry it out, `verdict`
 //! says what an answer means, `follow` is the loop around them. `fs` never calls the uploader;
 //! what the uploader has to tell goes through [`Confirm`].
 
 mod bytes;
+mod copying;
 mod follow;
 mod pace;
 mod plan;
@@ -117,6 +118,9 @@ pub struct UploadOptions {
     /// Files longer than this go as multipart uploads: up to here a repeated PUT costs less than
     /// the three requests more.
     pub multipart_threshold: u64,
+    /// Longer objects are copied by parts: R2 takes no more in one request (R2: platform/limits;
+    /// that it holds for a copy is inferred).
+    pub single_copy_bytes: u64,
     /// Length of a part, in bytes; grows for files that would need more than 10,000.
     pub part_size: u64,
     /// What the store is called in the log.
@@ -131,6 +135,7 @@ impl Default for UploadOptions {
             write_back: Duration::from_secs(2),
             concurrency: 8,
             multipart_threshold: 16 << 20,
+            single_copy_bytes: (5 << 30) - (5 << 20),
             part_size: 8 << 20,
             destination: "R2".into(),
             trash_collections: Vec::new(),

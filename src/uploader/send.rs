@@ -1,5 +1,5 @@
 //! One operation for one record: what is asked of the store, in which order, and what its answers
-//! mean. Bytes are sent by [`super::bytes`].
+//! mean. Bytes are sent by [`super::bytes`], and copied by [`super::copying`].
 
 use std::collections::HashMap;
 use std::io;
@@ -19,10 +19,9 @@ use crate::disk::FileId;
 use crate::staging::journal::ATTEMPT_SETTLES;
 use crate::staging::{Change, Journal, JournalError, Record, Sealed, Snapshot, Staging};
 use crate::store::attributes::{FileAttributes, WRITE_ID, content_type};
-use crate::store::trash::CUT_KEY;
 use crate::store::{
-    CopyRequest, ETag, Key, Md5, ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PutRequest,
-    ReadCondition, StoreError, StoreResult, UserMetadata, WriteCondition,
+    ETag, Key, Md5, ObjectHeaders, ObjectInfo, ObjectStore, PutRequest, ReadCondition, StoreError,
+    StoreResult,
 };
 
 /// Tries with "no right to this key" before a record is parked; with the waits between them they
@@ -33,8 +32,6 @@ const DENIED_TRIES: u32 = 8;
 const DELETE_SETTLES: Duration = Duration::from_secs(30);
 /// How soon to look again at a key that is held.
 const HELD_LOOK: Duration = Duration::from_millis(500);
-/// Where renames that wait for each other put a copy aside.
-const DETOUR_PREFIX: &str = ".voicebeatfs/detour/";
 /// How often to look whether a write that may still land has landed under a tombstone.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
@@ -169,35 +166,6 @@ impl Operation {
             uncertain: false,
             heard: false,
         }
-    }
-
-    /// Copies the source of a rename to a key of our own. A process killed before the journal knows
-    /// of that copy leaves it there, where nobody sees it.
-    async fn copy_aside(&mut self) -> Result<Outcome, Stop> {
-        let Change::Copy { source, .. } = self.record.change.clone() else {
-            return Err(Stop::Changed);
-        };
-        let name = format!("{DETOUR_PREFIX}{}", FileId::random());
-        let Some(key) = Key::new(&name) else {
-            return Err(Stop::Park("no room for a key of our own".into()));
-        };
-        let request = CopyRequest {
-            source: source.clone(),
-            destination: key.clone(),
-            condition: WriteCondition::IfAbsent,
-            headers: None,
-        };
-        let result = self.sender.store.copy(request).await;
-        let etag = match self.hear(result) {
-            Err(StoreError::SourceChanged) => return self.source_lost(&source),
-            copied => copied?,
-        };
-        let aside = ObjectVersion { key, etag };
-        if !self.sender.confirm.detoured(&self.record, &aside)? {
-            let result = self.sender.store.delete(&aside.key).await;
-            self.hear(result)?;
-        }
-        Ok(Outcome::Done)
     }
 
     pub(super) fn journal(&self) -> &Journal {
@@ -363,93 +331,6 @@ impl Operation {
             Err(StoreError::PreconditionFailed) => self.look_after().await,
             Err(error) => Err(error.into()),
         }
-    }
-
-    async fn copy(
-        &mut self,
-        source: &ObjectVersion,
-        attributes: &FileAttributes,
-    ) -> Result<Outcome, Stop> {
-        if let Some(outcome) = self.look_first().await? {
-            return Ok(outcome);
-        }
-        let store = Arc::clone(&self.sender.store);
-        let condition = ReadCondition::IfMatch(source.etag.clone());
-        let found = store.head(&source.key, condition).await;
-        let result = match self.hear(found) {
-            Ok(info) => {
-                if source.key.folded() != self.record.key.folded() {
-                    self.keep_overwritten(&source.etag).await?;
-                }
-                self.begin()?;
-                let headers = self.copied_headers(&info, attributes);
-                self.note_carried(&headers.metadata);
-                let request = CopyRequest {
-                    source: source.clone(),
-                    destination: self.record.key.clone(),
-                    condition: verdict::condition(&self.record),
-                    headers: Some(headers),
-                };
-                let result = store.copy(request).await;
-                self.hear(result)
-            }
-            Err(StoreError::NotFound | StoreError::PreconditionFailed) => {
-                Err(StoreError::SourceChanged)
-            }
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(etag) => {
-                let outcome = self.succeeded(Some(etag), None)?;
-                match source.key == self.record.key {
-                    true => log::debug!("Attributes of {} are in the bucket", source.key),
-                    false => log::info!("Renamed {} to {}", source.key, self.record.key),
-                }
-                Ok(outcome)
-            }
-            Err(StoreError::PreconditionFailed) => self.look_after().await,
-            Err(StoreError::SourceChanged) => {
-                self.end()?;
-                self.source_lost(source)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// What was to be copied is nowhere in the bucket any more.
-    fn source_lost(&self, source: &ObjectVersion) -> Result<Outcome, Stop> {
-        match self.sender.confirm.source_lost(&self.record)? {
-            true => Ok(Outcome::Done),
-            false => Err(Stop::Park(format!(
-                "{} was changed or deleted by someone else",
-                source.key
-            ))),
-        }
-    }
-
-    /// The confirmation of a copy tells which attributes the new object carries.
-    fn note_carried(&mut self, metadata: &UserMetadata) {
-        if let Change::Copy { attributes, .. } = &mut self.record.change {
-            *attributes = FileAttributes::from_metadata(metadata);
-        }
-    }
-
-    /// A rename keeps what other programs have said about the object, and its times.
-    fn copied_headers(&self, info: &ObjectInfo, attributes: &FileAttributes) -> ObjectHeaders {
-        let mut attributes = attributes.clone();
-        let kept = FileAttributes::from_metadata(&info.metadata).mtime;
-        let mtime = attributes.mtime.or(kept).or(Some(info.last_modified));
-        attributes.mtime = mtime;
-        let mut headers = self.headers(&attributes);
-        let by_name = content_type(info.version.key.as_str());
-        if let Some(own) = info.content_type.as_deref().filter(|own| *own != by_name) {
-            headers.content_type = own.to_owned();
-        }
-        for (name, value) in info.metadata.iter().filter(|(name, _)| *name != CUT_KEY) {
-            let entry = headers.metadata.entry(name.clone());
-            entry.or_insert_with(|| value.clone());
-        }
-        headers
     }
 
     async fn delete(&mut self) -> Result<Outcome, Stop> {

@@ -1,3 +1,4 @@
+mod copies;
 mod fake;
 mod faults;
 mod soak;
@@ -7,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use self::fake::{FakeStore, Fault, TokioClock, unavailable};
+use self::fake::{FakeStore, Fault, SINGLE_COPY_BYTES, TokioClock, unavailable};
 use super::*;
 use crate::disk::FileId;
 use crate::staging::{Change, Deleted, Edit, Identity, Journal, PutState, Seq};
@@ -80,6 +81,7 @@ fn open(dir: &Path, clock: &SharedClock) -> Arc<Staging> {
 fn start(staging: &Arc<Staging>, store: &Arc<FakeStore>, clock: &SharedClock) -> Arc<Uploader> {
     let options = UploadOptions {
         multipart_threshold: 64 << 10,
+        single_copy_bytes: SINGLE_COPY_BYTES as u64,
         part_size: PART,
         trash_collections: vec!["projects".into()],
         ..UploadOptions::default()

@@ -103,12 +103,11 @@ impl Operation {
             condition: WriteCondition::IfAbsent,
             headers,
         };
-        let copied = self.sender.store.copy(request).await;
-        match self.hear(copied) {
+        match self.copy_version(request, None).await {
             // Copied before: by a try whose answer was lost, or by a process that was killed.
-            Ok(_) | Err(StoreError::PreconditionFailed) => {}
-            Err(StoreError::SourceChanged | StoreError::NotFound) => return Ok(false),
-            Err(error) => return Err(error.into()),
+            Ok(_) | Err(Stop::Store(StoreError::PreconditionFailed)) => {}
+            Err(Stop::Store(StoreError::SourceChanged | StoreError::NotFound)) => return Ok(false),
+            Err(stop) => return Err(stop),
         }
         let now = self.sender.clock.now();
         self.sender.trashed.note(&self.record.key, now);

@@ -53,6 +53,9 @@ pub(super) fn unavailable() -> StoreError {
     }
 }
 
+/// More than this is not copied with one request.
+pub(super) const SINGLE_COPY_BYTES: usize = 99_999;
+
 type Script = Box<dyn FnMut(&str, &Key) -> Fault + Send>;
 
 #[derive(Clone)]
@@ -361,6 +364,9 @@ impl ObjectStore for FakeStore {
             let source = state.objects.get(&request.source.key).cloned();
             let source = source.filter(|object| object.etag == request.source.etag);
             let source = source.ok_or(StoreError::SourceChanged)?;
+            if source.bytes.len() > SINGLE_COPY_BYTES {
+                return Err(StoreError::TooLarge("for one copy".into()));
+            }
             let headers = request.headers.clone().unwrap_or(source.headers);
             let key = &request.destination;
             state.insert(key, &request.condition, source.bytes, source.etag, headers)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::fake::{FakeStore, Fault, TokioClock, unavailable};
+use super::fake::{FakeStore, Fault, SINGLE_COPY_BYTES, TokioClock, unavailable};
 use super::{HOUR, closed, key, open};
 use crate::clock::SharedClock;
 use crate::disk::FileId;
@@ -262,6 +262,7 @@ impl Tree {
 fn start(tree: &Arc<Tree>, store: &Arc<FakeStore>, clock: &SharedClock) -> Arc<Uploader> {
     let options = UploadOptions {
         multipart_threshold: 64 << 10,
+        single_copy_bytes: SINGLE_COPY_BYTES as u64,
         part_size: 32 << 10,
         ..UploadOptions::default()
     };

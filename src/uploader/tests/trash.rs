@@ -115,3 +115,17 @@ async fn one_version_in_ten_minutes_is_kept() {
     assert!(bench.uploader.drain(HOUR).await);
     assert_eq!(trashed(&bench).len(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_large_for_one_copy_is_kept_as_well() {
+    let bench = Bench::new();
+    let etag = bench.store.write(SONG, &[7; SINGLE_COPY_BYTES + 1]);
+    let deleted = Deleted::here(SINGLE_COPY_BYTES as u64 + 1);
+    bench.set(SONG, Some(etag), Change::Delete(deleted));
+    assert!(bench.uploader.drain(HOUR).await);
+    assert!(bench.store.object(SONG).is_none());
+    let kept = trashed(&bench);
+    assert_eq!(kept.len(), 1);
+    assert_eq!(bench.bytes(&kept[0]), Some(vec![7; SINGLE_COPY_BYTES + 1]));
+    assert_eq!(bench.store.open_uploads(), 0);
+}
