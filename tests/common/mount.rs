@@ -19,6 +19,7 @@ pub(crate) struct Mount {
     dir: TempDir,
     settings: Vec<(String, String)>,
     options: Vec<String>,
+    loses_commits: bool,
     daemon: Option<Child>,
     watchdog: Option<mpsc::Sender<()>>,
 }
@@ -73,6 +74,7 @@ impl Mount {
             dir,
             settings: all,
             options: Vec::new(),
+            loses_commits: false,
             daemon: None,
             watchdog: None,
         }
@@ -87,6 +89,11 @@ impl Mount {
     /// Adds a mount option for the next mount.
     pub(crate) fn option(&mut self, option: &str) {
         self.options.push(option.to_owned());
+    }
+
+    /// The next mount loses every commit of its journal; debug builds can do that.
+    pub(crate) fn lose_commits(&mut self) {
+        self.loses_commits = true;
     }
 
     /// Mounts, and waits until it answers.
@@ -109,6 +116,9 @@ impl Mount {
         command.arg("mount").arg("--foreground").arg(self.root());
         if !self.options.is_empty() {
             command.arg("-o").arg(self.options.join(","));
+        }
+        if self.loses_commits {
+            command.env("VOICEBEATFS_TEST_LOSE_COMMITS", "1");
         }
         if let Ok(level) = std::env::var("TEST_LOG") {
             command.env("RUST_LOG", level);

@@ -30,6 +30,10 @@ impl Database {
         for step in steps {
             write_step(&transaction, step)?;
         }
+        #[cfg(debug_assertions)]
+        if loses_commits() {
+            return Ok(transaction.rollback()?);
+        }
         Ok(transaction.commit()?)
     }
 
@@ -96,6 +100,14 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// Whether commits are to be lost, so that it can be shown that the kill test finds that out. Only in
+/// debug builds, and only by this variable.
+#[cfg(debug_assertions)]
+fn loses_commits() -> bool {
+    static LOSES: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *LOSES.get_or_init(|| std::env::var_os("VOICEBEATFS_TEST_LOSE_COMMITS").is_some())
 }
 
 const RECORD_COLUMNS: &str = "folded, key, seq, base, kind, file, state, length, part_size, \

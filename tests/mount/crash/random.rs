@@ -53,8 +53,18 @@ pub(super) fn seed() -> u64 {
 
 #[test]
 fn random_kills_lose_tear_and_resurrect_nothing() {
-    let seed = seed();
-    let rounds = setting("CRASH_ROUNDS", ROUNDS);
+    kill_again_and_again(seed(), setting("CRASH_ROUNDS", ROUNDS), false);
+}
+
+#[test]
+fn a_program_that_loses_its_commits_is_found_out() {
+    let found = std::panic::catch_unwind(|| kill_again_and_again(seed(), ROUNDS, true));
+    let reason = found.expect_err("15 kills have not shown that all commits are lost");
+    let reason = reason.downcast_ref::<String>().expect("a message");
+    assert!(reason.contains(" is lost"), "{reason}");
+}
+
+fn kill_again_and_again(seed: u64, rounds: u64, loses_commits: bool) {
     println!("CRASH_SEED={seed} CRASH_ROUNDS={rounds}");
     let mut random = Random::new(seed);
     let model = R2Model::start();
@@ -69,6 +79,10 @@ fn random_kills_lose_tear_and_resurrect_nothing() {
     ];
     model.add_fault(FaultRule::new(slow).on(&writes).chance(0.5, seed));
     let mut mount = Mount::of(&model);
+    if loses_commits {
+        mount.lose_commits();
+        mount.remount();
+    }
     let mut writers: Vec<Writer> = (0..WRITERS)
         .map(|number| Writer::new(number, seed ^ (number << 32)))
         .collect();
