@@ -400,6 +400,17 @@ impl Cache {
         self.start_behind(reachable);
     }
 
+    /// Removes entries that nobody uses, the least recently used first, until so many bytes are
+    /// freed; for callers that need the disk more. Returns how many were. Waits for the disk.
+    pub fn give_way(&self, bytes: u64) -> u64 {
+        self.free_bytes(bytes)
+    }
+
+    /// Returns the directory.
+    pub fn dir(&self) -> &Path {
+        &self.options.dir
+    }
+
     /// Returns the state of the cache in numbers.
     pub fn stats(&self) -> CacheStats {
         CacheStats {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use super::file::{CacheFile, Place};
 use super::index::{Cursor, Row, to_ms};
 use super::{Cache, CleanupReport};
 use crate::disk;
@@ -161,6 +162,38 @@ impl Cache {
             0 => (0, 0),
             excess => self.evict_bytes(excess + self.slack_bytes()),
         }
+    }
+
+    /// See [`Cache::give_way`].
+    pub(super) fn free_bytes(&self, wanted: u64) -> u64 {
+        let _one_at_a_time = self.evicting.lock();
+        let freed = self.evict_bytes(wanted).1;
+        match freed < wanted {
+            true => freed + self.evict_unrecorded(wanted - freed),
+            false => freed,
+        }
+    }
+
+    /// Removes entries that have no row: on a full disk none can be written.
+    fn evict_unrecorded(&self, wanted: u64) -> u64 {
+        let files = self.table.all();
+        let held =
+            |file: &Arc<CacheFile>| (file.version().clone(), file.content.id, file.held_bytes());
+        // What is still staging's has to be settled first.
+        let settled = |file: &&Arc<CacheFile>| *file.content.place.lock() == Place::Cache;
+        let candidates: Vec<_> = files.iter().filter(settled).map(held).collect();
+        drop(files);
+        let mut freed = 0;
+        for (version, id, bytes) in candidates {
+            if freed >= wanted {
+                break;
+            }
+            if let Some(leaving) = self.table.leave_unused(&version, id) {
+                leaving.file().iter().for_each(|file| self.retire(file));
+                freed += bytes;
+            }
+        }
+        freed
     }
 
     fn evict_bytes(&self, wanted: u64) -> (u64, u64) {

@@ -29,6 +29,9 @@ pub struct Report {
     /// What would be missing from it, and how long until it is there.
     #[serde(default)]
     pub shutdown: ShutdownStatus,
+    /// Why nothing more is written here, if a sync of the staging disk has failed.
+    #[serde(default)]
+    pub failure: Option<String>,
     /// The cache.
     pub cache: CacheStatus,
     /// The upload queue.
@@ -172,6 +175,7 @@ mod tests {
             "version": "1", "mountpoint": "/mnt", "backend": "r2", "source": "b", "pid": 1,
             "online": false, "safe_to_shut_down": false,
             "shutdown": {"files": 0, "bytes": 0, "seconds_left": null, "reason": null},
+            "failure": null,
             "cache": {"bytes": 0, "max_bytes": 0, "files": 0, "hits": 0, "misses": 0,
                 "hit_rate": null},
             "uploads": {"queued": 0, "queued_bytes": 0, "active": 0, "failed": 0, "parked": 0,

@@ -54,6 +54,7 @@ impl Fs {
             });
         }
         name::key_in(&path, &name)?;
+        self.wait_for_room(0).await;
         let inode = self.create_staged(parent, &name, mode, caller)?;
         let opened = self.open_handle(&inode, flags, None);
         Ok(Created {

@@ -66,6 +66,7 @@ impl Fs {
         let confirmed = self
             .journal()
             .confirm(&record.key, record.seq, now_holds, extra)?;
+        self.pace.note_upload(self.clock.instant());
         if confirmed == Confirmed::Done
             && let Some(version) = version
         {

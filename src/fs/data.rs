@@ -103,6 +103,8 @@ impl Fs {
                 })
             }
             Handle::Folder { .. } => Some(Err(FsError::IsADirectory)),
+            // The cache gives way, or the writer is slowed: neither can be done here.
+            Handle::File(_) if self.is_short_of_room(data.len()) => None,
             Handle::File(file) => self.try_write_file(file, offset, data),
         }
     }
@@ -160,6 +162,7 @@ impl Fs {
         let Handle::File(file) = &*handle else {
             return Err(FsError::BadHandle);
         };
+        self.wait_for_room(data.len()).await;
         loop {
             self.make_writable(&file.inode).await?;
             if let Some(written) = self.try_write_file(file, offset, data) {
@@ -247,6 +250,7 @@ impl Fs {
 
     /// Sets the length of a file that is open in the journal; false if it is not.
     fn try_truncate(&self, inode: &Inode, size: u64) -> FsResult<bool> {
+        self.staging.check_health()?;
         let Some(open) = open_file(inode) else {
             return match inode.kind {
                 Kind::Folder => Err(FsError::IsADirectory),
@@ -284,6 +288,8 @@ impl Fs {
             Handle::Folder { .. } => Err(FsError::IsADirectory),
             Handle::File(file) if !file.writes => Err(FsError::BadHandle),
             Handle::File(file) => {
+                self.wait_for_room(usize::try_from(length).unwrap_or(usize::MAX))
+                    .await;
                 self.staging.check_room()?;
                 self.make_writable(&file.inode).await?;
                 let open = open_file(&file.inode).ok_or(FsError::Stale)?;

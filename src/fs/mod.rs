@@ -27,6 +27,7 @@ mod open;
 pub mod passthrough;
 mod removal;
 mod rename;
+mod room;
 mod saved;
 mod snapshot;
 mod source;
@@ -155,6 +156,7 @@ pub struct Fs {
     /// Read requests that came to this process: passthrough reads do not.
     reads: AtomicU64,
     passthrough_opens: AtomicU64,
+    pace: room::WriterPace,
     stopping: AtomicBool,
 }
 
@@ -207,6 +209,7 @@ impl Fs {
             touched: Mutex::default(),
             reads: AtomicU64::new(0),
             passthrough_opens: AtomicU64::new(0),
+            pace: room::WriterPace::default(),
             stopping: AtomicBool::new(false),
         });
         fs.settle_replay(replay);

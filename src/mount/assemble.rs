@@ -319,6 +319,7 @@ impl StatusSource for Running {
             online,
             safe_to_shut_down: shutdown.files == 0,
             shutdown,
+            failure: self.staging.journal().failure(),
             alerts: self.alerts(&cache, &uploads),
             cache,
             uploads,

@@ -358,6 +358,11 @@ impl Journal {
         self.reserve.take();
     }
 
+    /// Whether the journal takes no more changes.
+    pub fn has_failed(&self) -> bool {
+        self.failed.get().is_some()
+    }
+
     /// Whether the disk is so full that the journal needs all of it.
     pub(super) fn needs_all_room(&self) -> bool {
         self.reserve.is_given_up()

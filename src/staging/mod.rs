@@ -187,8 +187,24 @@ impl Staging {
         Ok(self.received(id, file))
     }
 
-    /// Fails with `ENOSPC` while the journal needs all the room that the disk has left.
+    /// Fails with `EIO` after a failed sync: what is on the disk is not known any more, so nothing
+    /// more is acknowledged.
+    pub fn check_health(&self) -> io::Result<()> {
+        match self.shared.journal.has_failed() {
+            true => Err(io::Error::from_raw_os_error(libc::EIO)),
+            false => Ok(()),
+        }
+    }
+
+    /// Keeps room for the journal again, if the disk has any.
+    pub fn take_reserve(&self) {
+        self.shared.journal.take_reserve();
+    }
+
+    /// Fails with `ENOSPC` while the journal needs all the room that the disk has left, and as
+    /// [`Staging::check_health`].
     pub fn check_room(&self) -> io::Result<()> {
+        self.check_health()?;
         match self.shared.journal.needs_all_room() {
             true => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
             false => Ok(()),
