@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::status::size_text;
-use super::{Failure, find, say, umount};
+use super::{Failure, find, say, trash, umount};
 use crate::control::client::ClientError;
 use crate::control::queue::{Operation, Queue, QueueEntry, State};
 
@@ -47,6 +47,16 @@ pub enum QueueCommand {
               value_parser = umount::seconds)]
         wait: Option<Option<Duration>>,
     },
+    /// Carries out deletes that are held because there were so many in a minute.
+    Confirm {
+        /// Paths as `queue` shows them, or folders; all held deletes if none is given.
+        paths: Vec<String>,
+    },
+    /// Brings back what was removed by deletes that are held.
+    Discard {
+        /// Paths as `queue` shows them, or folders; all held deletes if none is given.
+        paths: Vec<String>,
+    },
 }
 
 /// Runs `voicebeatfs queue`.
@@ -82,6 +92,21 @@ pub fn run(args: &QueueArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
         Some(QueueCommand::Resume) => {
             client.resume().map_err(failed)?;
             answer(args.json, "paused", false.into(), "uploads go on")
+        }
+        Some(QueueCommand::Confirm { paths }) => {
+            let confirmed = client.confirm(paths.clone()).map_err(failed)?;
+            if confirmed == 0 && !paths.is_empty() {
+                return Err(Failure::Failed(format!("not held: {}", paths.join(", "))));
+            }
+            let text = format!("{confirmed} deletes go now");
+            answer(args.json, "confirmed", confirmed.into(), &text)
+        }
+        Some(QueueCommand::Discard { paths }) => {
+            let restored = client.discard(paths.clone()).map_err(failed)?;
+            if restored.restored.is_empty() && restored.failed.is_empty() && !paths.is_empty() {
+                return Err(Failure::Failed(format!("not held: {}", paths.join(", "))));
+            }
+            trash::say_restored(&restored, args.json)
         }
         Some(QueueCommand::Flush { paths, wait }) => {
             let flushed = client.flush(paths.clone()).map_err(failed)?;
@@ -129,6 +154,7 @@ fn describe_entry(entry: &QueueEntry) -> String {
     let state = match entry.state {
         State::Open => "open",
         State::Waiting => "waiting",
+        State::Held => "held",
         State::Parked => "parked",
     };
     let operation = match entry.operation {

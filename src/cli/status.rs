@@ -64,6 +64,23 @@ fn describe(status: &StatusDocument) -> String {
             format!("{} files that cannot be uploaded", report.uploads.parked),
         );
     }
+    if report.uploads.held > 0 {
+        line(
+            "held",
+            format!("{} deletes to be confirmed", report.uploads.held),
+        );
+    }
+    if let Some(trash) = report.trash.filter(|trash| trash.objects > 0) {
+        line(
+            "trash",
+            format!(
+                "{} objects, {}, {:.2} USD a month",
+                trash.objects,
+                size_text(trash.bytes),
+                trash.usd_per_month
+            ),
+        );
+    }
     if report.conflicts > 0 {
         line("conflicts", report.conflicts.to_string());
     }
@@ -201,6 +218,7 @@ safe to shut down yes, everything is in the bucket
                 hit_rate: Some(0.75),
             },
             uploads: UploadStatus {
+                held: 0,
                 queued: 3,
                 queued_bytes: 2_500_000,
                 active: 1,

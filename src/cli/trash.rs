@@ -51,16 +51,7 @@ pub fn run(args: &TrashArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
         Some(TrashCommand::Restore { paths, at }) => {
             let paths = paths_below(paths, &connect)?;
             let restored = connect()?.restore(paths, at.clone()).map_err(failed)?;
-            match args.json {
-                true => say(&json(&restored)?)?,
-                false => say(&describe_restored(&restored))?,
-            }
-            if restored.failed.is_empty() {
-                return Ok(());
-            }
-            let lines = restored.failed.iter();
-            let lines = lines.map(|failed| format!("{}: {}", failed.path, failed.reason));
-            Err(Failure::Failed(lines.collect::<Vec<_>>().join("\n")))
+            say_restored(&restored, args.json)
         }
         command => {
             let paths = match command {
@@ -74,6 +65,20 @@ pub fn run(args: &TrashArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
             })
         }
     }
+}
+
+/// Says what is back; fails if something is not.
+pub(super) fn say_restored(restored: &Restored, as_json: bool) -> Result<(), Failure> {
+    match as_json {
+        true => say(&json(restored)?)?,
+        false => say(&describe_restored(restored))?,
+    }
+    if restored.failed.is_empty() {
+        return Ok(());
+    }
+    let lines = restored.failed.iter();
+    let lines = lines.map(|failed| format!("{}: {}", failed.path, failed.reason));
+    Err(Failure::Failed(lines.collect::<Vec<_>>().join("\n")))
 }
 
 /// Returns the paths relative to the mount point, which absolute ones lie beneath.

@@ -114,6 +114,10 @@ impl Config {
             }),
             collections: reader.get("COLLECTIONS", value::collections),
             trash_collections: reader.get("TRASH_COLLECTIONS", value::collections_or_none),
+            trash_age: reader.get("TRASH_DAYS", |text| {
+                value::duration(text, 86400.0, false, 3650.0)
+            }),
+            delete_limit: reader.get("DELETE_LIMIT", value::count_or_none),
             passthrough: reader.get("PASSTHROUGH", value::switch),
             log_file: reader.optional_path("LOG_FILE"),
             warnings: std::mem::take(&mut reader.warnings),

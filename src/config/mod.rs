@@ -65,6 +65,10 @@ pub struct Config {
     pub collections: Vec<String>,
     /// The collections that keep what is deleted or overwritten in them.
     pub trash_collections: Vec<String>,
+    /// How long they keep it.
+    pub trash_age: Duration,
+    /// More deletes of files within a minute than this wait until they are confirmed.
+    pub delete_limit: Option<usize>,
     /// Whether clean complete files are read through kernel passthrough where it is possible.
     pub passthrough: bool,
     /// The file that a daemon logs to, in place of the system log.

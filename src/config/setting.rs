@@ -168,6 +168,18 @@ pub const SETTINGS: &[Setting] = &[
         "different folder names, separated by commas, or \"none\"",
         "projects",
     ),
+    setting(
+        "TRASH_DAYS",
+        Some("30"),
+        "a number of days above 0 and at most 3650, also fractional",
+        "30",
+    ),
+    setting(
+        "DELETE_LIMIT",
+        Some("500"),
+        "a whole number from 1 to 1000000, or \"none\"",
+        "500",
+    ),
     setting("PASSTHROUGH", Some("true"), SWITCH, "true"),
     setting(
         "LOG_FILE",

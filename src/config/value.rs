@@ -79,6 +79,14 @@ pub(super) fn count(text: &str, least: usize, most: usize) -> Result<usize, Inva
         .ok_or(None)
 }
 
+/// Reads a whole number from 1 to a million, or "none".
+pub(super) fn count_or_none(text: &str) -> Result<Option<usize>, Invalid> {
+    match text {
+        "none" => Ok(None),
+        number => count(number, 1, 1_000_000).map(Some),
+    }
+}
+
 /// Reads the names of the collections.
 pub(super) fn collections(text: &str) -> Result<Vec<String>, Invalid> {
     let mut names: Vec<String> = Vec::new();

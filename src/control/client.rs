@@ -114,6 +114,25 @@ impl Client {
             .ok_or_else(|| malformed("no count in the answer").into())
     }
 
+    /// Lets held deletes go; returns how many there were.
+    pub fn confirm(mut self, paths: Vec<String>) -> Result<u64, ClientError> {
+        self.send(Request::Confirm { paths })?;
+        let response = self.receive()?;
+        response
+            .confirmed
+            .ok_or_else(|| malformed("no count in the answer").into())
+    }
+
+    /// Has brought back what held deletes have removed.
+    pub fn discard(mut self, paths: Vec<String>) -> Result<Restored, ClientError> {
+        self.wait_for_the_bucket()?;
+        self.send(Request::Discard { paths })?;
+        let response = self.receive()?;
+        response
+            .restored
+            .ok_or_else(|| malformed("no result in the answer").into())
+    }
+
     /// Asks what can be brought back.
     pub fn trash(mut self, paths: Vec<String>) -> Result<Trash, ClientError> {
         self.wait_for_the_bucket()?;

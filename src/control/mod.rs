@@ -37,7 +37,7 @@ use crate::store::Key;
 
 pub use status::{
     CacheStatus, MountIdentity, OperationsStatus, ReadStatus, Report, ShutdownReason,
-    ShutdownStatus, StatusDocument, UploadStatus,
+    ShutdownStatus, StatusDocument, TrashStatus, UploadStatus,
 };
 
 /// The version of the protocol.
@@ -101,6 +101,22 @@ pub trait StatusSource: Send + Sync {
         Ok(0)
     }
 
+    /// Lets held deletes go: those of `paths`, or all if there are none. Returns how many there
+    /// were.
+    ///
+    /// # Errors
+    /// When that cannot be kept.
+    fn confirm(&self, paths: &[String]) -> Result<u64, Refusal> {
+        let _ = paths;
+        Ok(0)
+    }
+
+    /// Brings back what held deletes have removed: of `paths`, or all if there are none.
+    async fn discard(&self, paths: &[String]) -> Restored {
+        let _ = paths;
+        Restored::default()
+    }
+
     /// Returns what can be brought back at or below these paths; all of it if there are none.
     async fn trash(&self, paths: &[String]) -> Trash {
         let _ = paths;
@@ -159,6 +175,16 @@ pub enum Request {
     Resume,
     /// To upload now.
     Flush {
+        /// Which; all if empty.
+        paths: Vec<String>,
+    },
+    /// To carry out held deletes.
+    Confirm {
+        /// Which; all if empty.
+        paths: Vec<String>,
+    },
+    /// To bring back what held deletes have removed.
+    Discard {
         /// Which; all if empty.
         paths: Vec<String>,
     },
@@ -252,6 +278,8 @@ struct Response {
     #[serde(skip_serializing_if = "Option::is_none")]
     flushed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    confirmed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     trash: Option<Trash>,
     #[serde(skip_serializing_if = "Option::is_none")]
     restored: Option<Restored>,
@@ -271,6 +299,7 @@ impl Response {
             conflicts: None,
             retried: None,
             flushed: None,
+            confirmed: None,
             trash: None,
             restored: None,
             progress: None,

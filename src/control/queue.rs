@@ -61,6 +61,8 @@ pub enum State {
     Open,
     /// It goes by itself.
     Waiting,
+    /// It is one of so many deletes that somebody has to confirm it.
+    Held,
     /// It cannot succeed as things are: kept, and tried again when asked to.
     Parked,
 }

@@ -162,6 +162,14 @@ impl Server {
             }
             Request::Pause => self.source.pause()?,
             Request::Resume => self.source.resume()?,
+            Request::Confirm { paths } => {
+                let paths = self.below_mountpoint(paths);
+                response.confirmed = Some(self.source.confirm(&paths)?);
+            }
+            Request::Discard { paths } => {
+                let paths = self.below_mountpoint(paths);
+                response.restored = Some(self.source.discard(&paths).await);
+            }
             Request::Trash { paths } => {
                 let paths = self.below_mountpoint(paths);
                 response.trash = Some(self.source.trash(&paths).await);

@@ -41,6 +41,9 @@ pub struct Report {
     pub reads: ReadStatus,
     /// How many conflict copies there are.
     pub conflicts: u64,
+    /// What the bucket's trash held when it was last looked at; null before that.
+    #[serde(default)]
+    pub trash: Option<TrashStatus>,
     /// What needs attention, one sentence each.
     pub alerts: Vec<String>,
     /// What the requests so far cost.
@@ -75,6 +78,17 @@ pub struct CacheStatus {
     pub hit_rate: Option<f64>,
 }
 
+/// The bucket's trash.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrashStatus {
+    /// Objects in it.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What their storage costs in a month.
+    pub usd_per_month: f64,
+}
+
 /// The upload queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadStatus {
@@ -88,6 +102,9 @@ pub struct UploadStatus {
     pub failed: u64,
     /// Files that cannot be uploaded as things are: kept, and tried again only when asked to.
     pub parked: u64,
+    /// Deletes that wait until they are confirmed.
+    #[serde(default)]
+    pub held: u64,
     /// How long the oldest file has waited; null if none does.
     pub oldest_seconds: Option<u64>,
     /// Files uploaded since the mount.
@@ -179,9 +196,10 @@ mod tests {
             "cache": {"bytes": 0, "max_bytes": 0, "files": 0, "hits": 0, "misses": 0,
                 "hit_rate": null},
             "uploads": {"queued": 0, "queued_bytes": 0, "active": 0, "failed": 0, "parked": 0,
+                "held": 0,
                 "oldest_seconds": null, "done": 0, "paused": false},
             "reads": {"requests": 0, "passthrough_opens": 0},
-            "conflicts": 0, "alerts": [],
+            "conflicts": 0, "trash": null, "alerts": [],
             "operations": {"class_a": 0, "class_b": 0, "free": 0, "usd_per_month": 0.0},
         });
         assert_eq!(json, expected);

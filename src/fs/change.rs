@@ -217,7 +217,8 @@ impl Fs {
         };
         let key = self.tree.lock().key(inode.ino).ok_or(FsError::NotFound)?;
         self.hold_for_readers(&inode);
-        let edits = self.removal(&key, &inode)?;
+        let mut edits = self.removal(&key, &inode)?;
+        self.hold_burst(&mut edits)?;
         self.apply(edits)?;
         self.tree.lock().remove(parent, name, self.clock.instant());
         self.touch_folder(parent);
@@ -248,7 +249,9 @@ impl Fs {
         let key = tree.key(ino).ok_or(FsError::NotFound)?;
         drop(tree);
         let edit = self.marker_removal(&key, marker, Deleted::here(0));
-        self.apply(vec![edit, folder::forget(key)])?;
+        let mut edits = vec![edit, folder::forget(key)];
+        self.hold_burst(&mut edits)?;
+        self.apply(edits)?;
         self.tree.lock().remove(parent, name, self.clock.instant());
         self.touch_folder(parent);
         Ok(())

@@ -9,12 +9,14 @@
 //! and journal change in the same order; the others are held for memory only.
 
 pub mod attr;
+mod burst;
 mod change;
 mod closing;
 mod confirm;
 mod conflict;
 mod data;
 mod directory;
+mod expiry;
 mod folder;
 mod handle;
 mod held;
@@ -35,6 +37,7 @@ mod take;
 mod tree;
 mod undo;
 
+pub use self::expiry::TrashSize;
 pub use self::held::LocalCopies;
 pub use self::open::OpenFlags;
 pub use self::snapshot::SnapshotOptions;
@@ -79,6 +82,11 @@ pub struct FsOptions {
     pub collections: Vec<String>,
     /// Of these, the ones that keep what is deleted or overwritten in them.
     pub trash_collections: Vec<String>,
+    /// How long they keep it.
+    pub trash_age: Duration,
+    /// More deletes of files within a minute than this wait until they are confirmed; `None`: no
+    /// number of them does.
+    pub delete_limit: Option<usize>,
     /// The sample library.
     pub samples_dir: PathBuf,
     /// How long listings and attributes are trusted.
@@ -141,6 +149,9 @@ pub struct Fs {
     runtime: Runtime,
     /// Serialises every change of names together with its journal commit.
     changes: Mutex<()>,
+    /// Taken within `changes`.
+    burst: Mutex<burst::Burst>,
+    trash_size: Mutex<Option<TrashSize>>,
     tree: Mutex<Tree>,
     handles: Handles,
     closing: closing::Closing,
@@ -198,6 +209,8 @@ impl Fs {
             clock: parts.clock,
             runtime: parts.runtime,
             changes: Mutex::new(()),
+            burst: Mutex::default(),
+            trash_size: Mutex::default(),
             tree: Mutex::new(tree),
             handles: Handles::default(),
             closing: closing::Closing::default(),

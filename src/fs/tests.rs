@@ -85,6 +85,8 @@ impl Bench {
         let options = FsOptions {
             collections: vec!["layers".into(), "projects".into()],
             trash_collections: vec!["projects".into()],
+            trash_age: Duration::from_secs(30 * 86400),
+            delete_limit: Some(3),
             samples_dir: path("samples"),
             list_ttl: Duration::from_secs(30),
             request_deadline: Duration::from_secs(5),
@@ -534,4 +536,28 @@ fn a_delete_is_told_from_the_rest_of_a_rename() {
     assert_eq!(change("layers/c"), Some(removed.clone()));
     let bench = bench.after_kill();
     assert_eq!(bench.record("layers/c").unwrap().change, removed);
+}
+
+#[test]
+fn the_trash_keeps_what_is_younger_than_its_days() {
+    use crate::store::trash::{Why, name};
+    let bench = Bench::new();
+    let original = Key::new("projects/song.rpp").unwrap();
+    let trashed = |etag: &str| {
+        let now = bench.fs.clock.now();
+        let named = name(&original, &ETag::new(etag), now, Why::Deleted);
+        bench.others_write(named.key.as_str(), b"12345");
+        named.key
+    };
+    let old = trashed("1");
+    bench.clock.advance(Duration::from_secs(20 * 86400));
+    let young = trashed("2");
+    bench.others_write(".voicebeatfs/trash/of another program", b"x");
+    bench.clock.advance(Duration::from_secs(11 * 86400));
+    bench.run(bench.fs.expire_trash()).unwrap();
+    let head = |key: &Key| bench.run(bench.store.head(key, Default::default()));
+    assert!(head(&old).is_err());
+    assert!(head(&young).is_ok());
+    let left = bench.fs.trash_size().unwrap();
+    assert_eq!((left.objects, left.bytes), (2, 6));
 }

@@ -20,7 +20,7 @@ use super::inode::{Inode, Listed};
 use super::tree::Stale;
 use super::{Fs, LOOKUP_DEADLINE, folder};
 use crate::error::{FsError, FsResult};
-use crate::staging::{Change, Deleted, Edit, Kept, PutState, Seq};
+use crate::staging::{Change, Deleted, Edit, Kept, PutState, Record, Seq};
 use crate::store::attributes::FileAttributes;
 use crate::store::trash::{self, CUT_KEY, Why};
 use crate::store::{
@@ -53,7 +53,7 @@ impl Fs {
     /// Returns what can come back of the names at or below `paths`, or of all if there are none,
     /// the newest first; and why the bucket's trash could not be listed, if it could not.
     pub async fn lost(&self, paths: &[String]) -> (Vec<Lost>, Option<StoreError>) {
-        let mut lost = self.waiting_deletes();
+        let mut lost = self.waiting_deletes(|_| true);
         lost.extend(self.journal().kept().into_iter().map(lost_here));
         let unlisted = match self.list_trash().await {
             Ok(listed) => {
@@ -70,10 +70,13 @@ impl Fs {
         (lost, unlisted)
     }
 
-    /// The deletes that wait in the journal.
-    fn waiting_deletes(&self) -> Vec<Lost> {
+    /// The deletes that wait in the journal, of those that `select` names.
+    pub(super) fn waiting_deletes(&self, select: impl Fn(&Record) -> bool) -> Vec<Lost> {
         let mut waiting = Vec::new();
         self.journal().visit(|record| {
+            if !select(record) {
+                return;
+            }
             let Change::Delete(Deleted::Here { size, name, .. }) = &record.change else {
                 return;
             };

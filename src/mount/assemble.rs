@@ -65,6 +65,8 @@ pub(super) fn assemble(
     let fs_options = FsOptions {
         collections: config.collections.clone(),
         trash_collections: config.trash_collections.clone(),
+        trash_age: config.trash_age,
+        delete_limit: config.delete_limit,
         samples_dir: config.samples_dir.clone(),
         list_ttl: config.list_ttl,
         request_deadline: config.request_deadline,
@@ -301,6 +303,7 @@ impl StatusSource for Running {
             active: uploads.active as u64,
             failed: uploads.failed as u64,
             parked: uploads.parked as u64,
+            held: uploads.held as u64,
             oldest_seconds: (queued > 0).then_some(uploads.oldest_seconds),
             done: uploads.done,
         };
@@ -328,6 +331,7 @@ impl StatusSource for Running {
                 passthrough_opens: files.passthrough_opens,
             },
             conflicts: self.staging.journal().conflicts().len() as u64,
+            trash: self.fs.trash_size().map(undo::trash_status),
             operations: OperationsStatus {
                 class_a: counts.class_a,
                 class_b: counts.class_b,
@@ -404,6 +408,15 @@ impl StatusSource for Running {
         Ok(count)
     }
 
+    fn confirm(&self, paths: &[String]) -> Result<u64, Refusal> {
+        let confirmed = self.fs.confirm_deletes(|key| selects(paths, key));
+        confirmed.map(|count| count as u64).map_err(not_kept)
+    }
+
+    async fn discard(&self, paths: &[String]) -> Restored {
+        undo::discard(&self.fs, paths).await
+    }
+
     async fn trash(&self, paths: &[String]) -> Trash {
         undo::list(&self.fs, paths).await
     }
@@ -462,6 +475,7 @@ fn queue_entry(record: Record, protected: Option<Duration>, now: SystemTime) -> 
     };
     let state = match (&record.parked, record.change.is_open()) {
         (Some(_), _) => State::Parked,
+        (None, _) if record.is_held() => State::Held,
         (None, true) => State::Open,
         (None, false) => State::Waiting,
     };
@@ -485,7 +499,7 @@ impl Running {
     fn waiting(&self, paths: &[String]) -> Vec<(Key, Seq)> {
         let mut waiting = Vec::new();
         self.staging.journal().visit(|record| {
-            let may_go = record.parked.is_none() && !record.change.is_open();
+            let may_go = !record.waits_for_somebody() && !record.change.is_open();
             if may_go && selects(paths, &record.key) {
                 waiting.push((record.key.clone(), record.seq));
             }
@@ -530,6 +544,12 @@ impl Running {
                 uploads.parked
             ));
         }
+        if uploads.held > 0 {
+            alerts.push(format!(
+                "{} deletes are held: voicebeatfs queue confirm or queue discard",
+                uploads.held
+            ));
+        }
         if let Some(failure) = self.staging.journal().failure() {
             alerts.push(format!("the journal cannot be written: {failure}"));
         }
@@ -550,6 +570,7 @@ impl Service for Running {
         self.fs.attach(Box::new(notifier), registrar);
         self.fs.spawn_release();
         self.fs.spawn_snapshots();
+        self.fs.spawn_expiry();
         let fs = Arc::downgrade(&self.fs);
         let reachable = move || fs.upgrade().is_none_or(|fs| fs.is_reachable());
         self.cache.spawn_housekeeping(Arc::new(reachable));

@@ -45,7 +45,7 @@ pub(super) fn outstanding(staging: &Staging, active: u64, paths: &[String]) -> O
         }
         left.files += 1;
         left.bytes += record.change.length();
-        left.parked += u64::from(record.parked.is_some());
+        left.parked += u64::from(record.waits_for_somebody());
         if let Change::Put { file, .. } = &record.change
             && record.change.is_open()
         {

@@ -6,9 +6,11 @@ use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::control::TrashStatus;
 use crate::control::queue::MAX_ENTRIES;
+use crate::control::selects;
 use crate::control::trash::{FailedEntry, Place, Restored, RestoredEntry, Trash, TrashEntry, Why};
-use crate::fs::{At, Fs, Lost, Where};
+use crate::fs::{At, Fs, Lost, TrashSize, Where};
 use crate::store::trash::Why as StoreWhy;
 
 /// Returns what can come back.
@@ -30,18 +32,38 @@ pub(super) async fn restore(
     at: Option<&str>,
 ) -> Result<Restored, String> {
     let at = at.map(version).transpose()?;
-    let restored = fs.restore(paths, at.as_ref()).await;
+    Ok(answer(fs.restore(paths, at.as_ref()).await))
+}
+
+/// Storage of one gigabyte for a month in dollars (R2: pricing).
+const USD_PER_GB_MONTH: f64 = 0.015;
+
+/// Returns what the status says of the trash.
+pub(super) fn trash_status(size: TrashSize) -> TrashStatus {
+    TrashStatus {
+        objects: size.objects,
+        bytes: size.bytes,
+        usd_per_month: size.bytes as f64 / 1e9 * USD_PER_GB_MONTH,
+    }
+}
+
+/// Takes held deletes back.
+pub(super) async fn discard(fs: &Arc<Fs>, paths: &[String]) -> Restored {
+    answer(fs.discard_deletes(|key| selects(paths, key)).await)
+}
+
+fn answer(restored: crate::fs::Restored) -> Restored {
     let done = restored.done.into_iter().map(|(path, name)| RestoredEntry {
         path: path.to_string(),
         restored_as: name.to_string(),
     });
     let failed = restored.failed.into_iter();
-    Ok(Restored {
+    Restored {
         restored: done.collect(),
         failed: failed
             .map(|(path, reason)| FailedEntry { path, reason })
             .collect(),
-    })
+    }
 }
 
 fn entry(lost: Lost) -> TrashEntry {

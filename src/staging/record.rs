@@ -129,6 +129,18 @@ pub struct Sealed {
     pub parts: Vec<Md5>,
 }
 
+impl Record {
+    /// Whether it is a delete that somebody has to confirm first.
+    pub fn is_held(&self) -> bool {
+        self.change.hold() == Some(Hold::Held)
+    }
+
+    /// Whether it does not go by itself as things are.
+    pub fn waits_for_somebody(&self) -> bool {
+        self.parked.is_some() || self.is_held()
+    }
+}
+
 impl Sealed {
     /// Returns the tag that an object with these bytes gets, sent in these parts.
     pub fn etag(&self) -> ETag {
@@ -184,6 +196,14 @@ impl Change {
     /// Whether this is a tombstone.
     pub fn is_delete(&self) -> bool {
         matches!(self, Change::Delete(_))
+    }
+
+    /// Returns whether a delete may be carried out that may have been unwanted.
+    pub fn hold(&self) -> Option<Hold> {
+        match self {
+            Change::Delete(Deleted::Here { hold, .. }) => Some(*hold),
+            _ => None,
+        }
     }
 
     /// Whether a writer may be left.

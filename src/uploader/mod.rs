@@ -146,7 +146,7 @@ impl Default for UploadOptions {
 /// How far the uploader is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct UploadStatus {
-    /// Records that wait or are on their way; neither parked nor unsealed.
+    /// Records that wait or are on their way; neither parked, held nor unsealed.
     pub queued: usize,
     /// Bytes they bring into the bucket.
     pub queued_bytes: u64,
@@ -156,6 +156,8 @@ pub struct UploadStatus {
     pub failed: usize,
     /// Records that cannot succeed.
     pub parked: usize,
+    /// Deletes that somebody has to confirm first.
+    pub held: usize,
     /// Age of the oldest queued record.
     pub oldest_seconds: u64,
     /// Operations that have succeeded since the start.
@@ -230,6 +232,8 @@ impl Uploader {
         self.sender.staging.journal().visit(|record| {
             if record.parked.is_some() {
                 status.parked += 1;
+            } else if record.is_held() {
+                status.held += 1;
             } else if record.change.is_open() {
                 status.unsealed += 1;
             } else {

@@ -47,7 +47,7 @@ pub(super) enum Outcome {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Task {
     pub(super) seq: Seq,
-    /// Not parked, and not open but for a snapshot that may go.
+    /// Neither parked nor held, and not open but for a snapshot that may go.
     pub(super) ready: bool,
     pub(super) large: bool,
     /// The key whose object is copied, folded.
@@ -72,7 +72,7 @@ impl Task {
         };
         Task {
             seq: record.seq,
-            ready: record.parked.is_none() && (!record.change.is_open() || snapshot.is_some()),
+            ready: !record.waits_for_somebody() && (!record.change.is_open() || snapshot.is_some()),
             large: snapshot.unwrap_or(record.change.length()) > SMALL_BYTES,
             source,
             changed_at: now.checked_sub(age).unwrap_or(now),

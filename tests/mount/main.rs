@@ -5,6 +5,7 @@
 mod common;
 
 mod basic;
+mod burst;
 mod cli;
 mod conflict;
 mod crash;

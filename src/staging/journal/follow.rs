@@ -5,7 +5,9 @@
 use super::mirror::Attempt;
 use super::step::Step;
 use super::{Journal, JournalResult, MAX_ATTEMPTS};
-use crate::staging::record::{Change, Confirmed, Deleted, Edit, PutState, Record, Sealed, Seq};
+use crate::staging::record::{
+    Change, Confirmed, Deleted, Edit, Hold, PutState, Record, Sealed, Seq,
+};
 use crate::store::{ETag, Key};
 
 impl Journal {
@@ -143,11 +145,36 @@ impl Journal {
     pub fn begin_delete(&self, key: &Key, seq: Seq) -> bool {
         // Held, so that nobody withdraws it in between.
         let _writer = self.writer.lock();
-        let is_current = self.current(key, seq).is_some();
+        let current = self.current(key, seq);
+        let is_current = current.is_some_and(|record| !record.is_held());
         if is_current {
             self.mirror.lock().begin_delete(key.folded());
         }
         is_current
+    }
+
+    /// Says of the deletes that `select` names whether they may be carried out, but for those that
+    /// are being carried out; returns how many there were.
+    pub fn set_hold(&self, select: impl Fn(&Record) -> bool, hold: Hold) -> JournalResult<usize> {
+        let mut writer = self.writer.lock();
+        let mut steps = Vec::new();
+        {
+            let mirror = self.mirror.lock();
+            for record in mirror.records().filter(|record| select(record)) {
+                let mut record = record.clone();
+                if let Change::Delete(Deleted::Here { hold: now, .. }) = &mut record.change
+                    && !mirror.is_deleting(&record.key.folded())
+                {
+                    *now = hold;
+                    steps.push(Step::Set(record));
+                }
+            }
+        }
+        let count = steps.len();
+        if count > 0 {
+            self.commit(&mut writer, steps)?;
+        }
+        Ok(count)
     }
 
     /// Notes that the answer to a delete has come.
