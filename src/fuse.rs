@@ -4,6 +4,8 @@
 //! wait for the bucket goes on as a task on the runtime, which owns the reply; every such wait
 //! ends at a deadline of its own. `Fuse::answer` is the one place where the lane is chosen.
 
+mod crew;
+mod decode;
 mod device;
 mod reply;
 
@@ -26,9 +28,11 @@ use fuser::{
 };
 use tokio::runtime::Handle as Runtime;
 
+use self::crew::Crew;
+use self::decode::{caller, empty, time};
 use self::reply::{errno, file_attr};
 use crate::error::FsResult;
-use crate::fs::attr::{Attr, Caller, Fh, Ino, SetAttr};
+use crate::fs::attr::{Attr, Fh, Ino, SetAttr};
 use crate::fs::{Fs, OpenFlags};
 
 /// The largest write that the kernel is asked to send, in bytes: large enough that the round trip
@@ -45,6 +49,7 @@ pub struct Fuse {
     fs: Arc<Fs>,
     runtime: Runtime,
     passthrough: Arc<std::sync::atomic::AtomicBool>,
+    crew: Crew,
 }
 
 thread_local! {
@@ -64,6 +69,7 @@ impl Fuse {
             fs,
             runtime,
             passthrough,
+            crew: Crew::new(),
         }
     }
 
@@ -74,6 +80,7 @@ impl Fuse {
         F: Future<Output = FsResult<T>> + Send + 'static,
         R: FnOnce(Result<T, Errno>) + Send + 'static,
     {
+        let _turn = self.crew.begin();
         let _runtime = self.runtime.enter();
         let mut future = Box::pin(future);
         match future
@@ -103,27 +110,6 @@ impl Fuse {
             Ok(attr) => reply.attr(&fs.ttl(attr.ino), &file_attr(&attr)),
             Err(error) => reply.error(error),
         }
-    }
-}
-
-fn empty(reply: ReplyEmpty) -> impl FnOnce(Result<(), Errno>) {
-    move |result| match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(error),
-    }
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-    }
-}
-
-fn time(time: TimeOrNow) -> SystemTime {
-    match time {
-        TimeOrNow::SpecificTime(time) => time,
-        TimeOrNow::Now => SystemTime::now(),
     }
 }
 
@@ -168,6 +154,7 @@ impl Filesystem for Fuse {
 
     fn getattr(&self, _: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         // Inline.
+        let _turn = self.crew.begin();
         let result = self.fs.getattr(Ino(ino.0), fh.map(|fh| Fh(fh.0)));
         self.attr(reply)(result.map_err(|error| errno("getattr", ino.0, &error)));
     }
@@ -357,6 +344,7 @@ impl Filesystem for Fuse {
         reply: ReplyData,
     ) {
         // Inline from staged or cached bytes; remote for missing ones.
+        let _turn = self.crew.begin();
         let (fh, size) = (Fh(fh.0), size as usize);
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < size {
@@ -390,6 +378,7 @@ impl Filesystem for Fuse {
         reply: ReplyWrite,
     ) {
         // Inline; remote for the first write to a file whose bytes are not all here.
+        let _turn = self.crew.begin();
         let fh = Fh(fh.0);
         let page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         match self.fs.try_write(fh, offset, data, page) {
@@ -430,7 +419,8 @@ impl Filesystem for Fuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        // Inline: the last writer's close is one journal commit.
+        // Inline: memory only.
+        let _turn = self.crew.begin();
         let _runtime = self.runtime.enter();
         self.fs.release(Fh(fh.0));
         reply.ok();
@@ -438,6 +428,8 @@ impl Filesystem for Fuse {
 
     fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         // Inline: the local disk only.
+        let turn = self.crew.begin();
+        turn.will_wait();
         let result = self.fs.fsync(Fh(fh.0), datasync);
         empty(reply)(result.map_err(|error| errno("fsync", ino.0, &error)));
     }
@@ -507,12 +499,15 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         // Inline: the local disk only.
+        let turn = self.crew.begin();
+        turn.will_wait();
         let result = self.fs.fsyncdir(Ino(ino.0));
         empty(reply)(result.map_err(|error| errno("fsyncdir", ino.0, &error)));
     }
 
     fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
         // Inline.
+        let _turn = self.crew.begin();
         match self.fs.statfs(Ino(ino.0)) {
             Ok(space) => reply.statfs(
                 space.blocks,

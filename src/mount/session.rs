@@ -22,9 +22,9 @@ use crate::control::MountIdentity;
 use crate::control::registry::{Record, Registry};
 use crate::control::server::{self, Server};
 
-/// How many threads read requests from the kernel. None of them ever waits for the network, so
-/// this is about copying bytes only.
-const FUSE_THREADS: usize = 4;
+/// How many threads answer the kernel. None of them ever waits for the network; most stand by until
+/// others wait for the disk (`fuse/crew.rs`), so this is how many may do so at a time.
+const FUSE_THREADS: usize = 16;
 
 /// The threads of the runtime: requests to the bucket wait far more than they work.
 const RUNTIME_THREADS: usize = 4;
