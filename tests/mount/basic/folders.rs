@@ -79,7 +79,7 @@ fn a_listing_goes_on_while_its_names_are_deleted() {
     for name in &all {
         model.put(&format!("segments/{name}"), "x");
     }
-    let mount = Mount::of(&model);
+    let mount = Mount::with(&model, &[("DELETE_LIMIT", "none")]);
     // As `rm -rf` does: each name is removed as soon as it is read.
     let mut seen = BTreeSet::new();
     for entry in fs::read_dir(mount.path("segments")).unwrap() {
