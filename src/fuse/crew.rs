@@ -19,7 +19,7 @@ use parking_lot::{Condvar, Mutex};
 /// thread called.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// After so many looks with nothing to do, nobody looks until the next request.
-const IDLE_LOOKS: u32 = 100;
+const IDLE_LOOKS: u32 = 5;
 
 /// The FUSE threads.
 pub(super) struct Crew(Arc<Shared>);
