@@ -313,6 +313,12 @@ impl Journal {
         })
     }
 
+    /// Whether everything committed survives a power cut.
+    #[cfg(test)]
+    pub(crate) fn is_synced(&self) -> bool {
+        self.log.is_synced()
+    }
+
     /// Brings the records to what was found on the disk at start: whatever was open is closed with
     /// the length it has. Returns the records whose file is missing.
     pub(super) fn settle(&self, lengths: &HashMap<FileId, u64>) -> JournalResult<Vec<Record>> {

@@ -294,7 +294,7 @@ impl Operation {
             Some(body) => body,
             None => read_part(&self.sender, source, sealed, 0).await?,
         };
-        self.begin()?;
+        self.begin().await?;
         if let Err(stop) = self.check(source) {
             self.end()?;
             return Err(stop);
@@ -320,7 +320,7 @@ impl Operation {
         attributes: &FileAttributes,
     ) -> Result<ETag, Stop> {
         // The write id goes with the upload from its beginning, so it is begun before.
-        self.begin()?;
+        self.begin().await?;
         let mut unfinished = match self.take_unfinished() {
             Some(unfinished) => unfinished,
             None => self.create(sealed, attributes).await?,
@@ -413,7 +413,7 @@ impl Operation {
         self.check(source)?;
         // Begun anew, since the time counts from which on it may land; and atomically with the
         // question whether the record is still the same.
-        self.begin()?;
+        self.begin().await?;
         let parts: Vec<ETag> = unfinished.parts.iter().flatten().cloned().collect();
         let condition = verdict::condition(&self.record);
         let store = Arc::clone(&self.sender.store);

@@ -119,7 +119,7 @@ impl Operation {
         }
         if request.destination == self.record.key {
             // Begun anew, since the time counts from which on it may land.
-            self.begin()?;
+            self.begin().await?;
         }
         let store = Arc::clone(&self.sender.store);
         let condition = request.condition.clone();
@@ -180,7 +180,7 @@ impl Operation {
         if source.key.folded() != self.record.key.folded() {
             self.keep_overwritten(&source.etag).await?;
         }
-        self.begin()?;
+        self.begin().await?;
         let headers = self.copied_headers(&info, attributes);
         self.note_carried(&headers.metadata);
         let request = CopyRequest {

@@ -179,9 +179,9 @@ impl Operation {
         result
     }
 
-    /// Begins a write, in the journal first: if the answer is lost, or the process dies, the write
-    /// id tells later whether it has landed. Fails if the record has changed.
-    pub(super) fn begin(&mut self) -> Result<(), Stop> {
+    /// Begins a write, in the journal first: if the answer is lost, the process dies or the power
+    /// fails, the write id tells later whether it has landed. Fails if the record has changed.
+    pub(super) async fn begin(&mut self) -> Result<(), Stop> {
         let attempts = self.journal().open_attempts(&self.record.key);
         let earlier = attempts.into_iter().find(|a| a.seq == self.record.seq);
         if self.write_id.is_empty() {
@@ -192,10 +192,23 @@ impl Operation {
             };
         }
         let Record { key, seq, .. } = &self.record;
-        match self.journal().begin_attempt(key, *seq, &self.write_id)? {
-            true => Ok(()),
-            false => Err(Stop::Changed),
+        if !self.journal().begin_attempt(key, *seq, &self.write_id)? {
+            return Err(Stop::Changed);
         }
+        self.sync().await
+    }
+
+    /// What is about to be changed in the bucket must be known here also after a power cut: else a
+    /// rename could be half done there and never begun here, our own write be somebody else's, or
+    /// what the cut has left of a file replace what was uploaded whole.
+    async fn sync(&self) -> Result<(), Stop> {
+        let staging = Arc::clone(&self.sender.staging);
+        let file = self.record.change.file();
+        let synced = tokio::task::spawn_blocking(move || match file {
+            Some(file) => staging.sync_file(&*staging.open_file(file)?),
+            None => staging.sync_names(),
+        });
+        Ok(synced.await.map_err(io::Error::other)??)
     }
 
     /// Forgets the write: it was not sent, or cannot land.
@@ -315,7 +328,7 @@ impl Operation {
         if let Some(outcome) = self.look_first().await? {
             return Ok(outcome);
         }
-        self.begin()?;
+        self.begin().await?;
         let mut headers = self.headers(attributes);
         headers.content_type = "application/x-directory".into();
         let request = PutRequest {
@@ -349,6 +362,7 @@ impl Operation {
                 // Somebody was faster: the next look finds out what is there.
                 return Ok(Outcome::Failed(None));
             }
+            self.sync().await?;
             // From here on it cannot be withdrawn.
             if !self
                 .journal()

@@ -1,4 +1,5 @@
 mod copies;
+mod durable;
 mod fake;
 mod faults;
 mod soak;

@@ -63,6 +63,12 @@ impl LogSync {
         self.state.lock().synced
     }
 
+    #[cfg(test)]
+    pub(super) fn is_synced(&self) -> bool {
+        let state = self.state.lock();
+        state.synced == state.committed
+    }
+
     /// Returns when all commits made before the call are on the disk. Callers that come while a
     /// sync runs share the next one. After a failure every call fails: the kernel has dropped what
     /// it could not write, and would report success for what is lost.
