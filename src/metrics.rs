@@ -6,6 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const USD_PER_MILLION_CLASS_A: f64 = 4.50;
 /// R2's price of a million Class B operations, in dollars (R2: pricing).
 const USD_PER_MILLION_CLASS_B: f64 = 0.36;
+/// Price of a gigabyte of storage for a month (R2: pricing).
+const USD_PER_GB_MONTH: f64 = 0.015;
+
+/// Returns what so many bytes of storage cost in a month.
+pub fn storage_usd_per_month(bytes: u64) -> f64 {
+    bytes as f64 / 1e9 * USD_PER_GB_MONTH
+}
 
 /// Requests sent to the bucket, by what R2 charges for them.
 #[derive(Debug, Default)]

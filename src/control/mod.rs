@@ -143,14 +143,7 @@ pub trait StatusSource: Send + Sync {
 
 /// Returns whether one of `paths` names the key, or a folder above it. All do if there are none.
 pub fn selects(paths: &[String], key: &Key) -> bool {
-    let folded = key.folded();
-    let names = |path: &String| {
-        let Some(path) = Key::new(path.trim_matches('/')).map(|path| path.folded()) else {
-            return false;
-        };
-        let rest = folded.as_str().strip_prefix(path.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
+    let names = |path: &String| Key::of_path(path).is_some_and(|path| key.is_at_or_below(&path));
     paths.is_empty() || paths.iter().any(names)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Fs;
 use crate::store::trash;
-use crate::store::{Key, ListRequest, StoreResult};
+use crate::store::{Key, StoreResult};
 
 /// How long after the mount the trash is looked at first; a mount that ends soon does not ask.
 const FIRST_LOOK: Duration = Duration::from_secs(300);
@@ -57,41 +57,22 @@ impl Fs {
     /// Those of the bucket; what is left goes the next time.
     pub async fn expire_trash(&self) -> StoreResult<()> {
         let mut left = TrashSize::default();
-        let mut continuation = None;
-        loop {
-            let request = ListRequest {
-                prefix: trash::PREFIX.into(),
-                delimited: false,
-                continuation,
-                max_keys: None,
-            };
-            let page = self.store.list(request).await?;
-            for object in page.objects {
-                if self.is_expired(&object.version.key) {
-                    self.store.delete(&object.version.key).await?;
-                    log::debug!("{} has been kept long enough", object.version.key);
-                } else {
-                    left.objects += 1;
-                    left.bytes += object.size;
-                }
-            }
-            continuation = page.next;
-            if continuation.is_none() {
-                break;
+        for object in self.trash_objects().await? {
+            if self.is_expired(&object.version.key) {
+                self.store.delete(&object.version.key).await?;
+                log::debug!("{} has been kept long enough", object.version.key);
+            } else {
+                left.objects += 1;
+                left.bytes += object.size;
             }
         }
         *self.trash_size.lock() = Some(left);
         Ok(())
     }
 
-    /// Whether something in the trash has been there for long enough, and is not on its way back.
+    /// Whether something in the trash has been there for long enough.
     fn is_expired(&self, key: &Key) -> bool {
-        let Some(trashed) = trash::parse(key) else {
-            return false;
-        };
-        let age = self.clock.now().duration_since(trashed.at);
-        age.is_ok_and(|age| age > self.options.trash_age)
-            && self.journal().record(key).is_none()
-            && !self.journal().copies_from(key)
+        let age = trash::parse(key).map(|trashed| self.clock.now().duration_since(trashed.at));
+        age.is_some_and(|age| age.is_ok_and(|age| age > self.options.trash_age))
     }
 }

@@ -1,16 +1,12 @@
 //! What the journal must say when a name loses what it stood for.
 
-use std::time::Duration;
-
 use super::Fs;
 use super::inode::{Inode, Remote};
 use super::name;
 use crate::error::FsResult;
 use crate::staging::{Change, Deleted, Edit, Hold, Kept};
+use crate::store::trash::{self, ONE_VERSION_IN};
 use crate::store::{ETag, Key};
-
-/// Of a name that is replaced again and again, one version in so long a time is kept.
-const ONE_VERSION_IN: Duration = Duration::from_secs(600);
 
 /// Whether programs make and remove such files all the time.
 fn is_made_to_be_removed(path: &str) -> bool {
@@ -114,9 +110,7 @@ impl Fs {
 
     /// Whether what is deleted under a key is kept.
     pub(super) fn has_trash(&self, key: &Key) -> bool {
-        let collection = key.as_str().split('/').next().unwrap_or_default();
-        let kept = &self.options.trash_collections;
-        kept.iter().any(|kept| kept == collection)
+        trash::has_key(&self.options.trash_collections, key)
     }
 
     fn is_kept_lately(&self, key: &Key) -> bool {

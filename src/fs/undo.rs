@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 
+use self::choice::choose;
 pub use self::choice::{At, Lost, Where};
-use self::choice::{choose, is_at_or_below, wanted};
 use super::attr::{Ino, Kind};
 use super::conflict::{MAX_NAMES, marked_name, split};
 use super::inode::{Inode, Listed};
@@ -24,7 +24,8 @@ use crate::staging::{Change, Deleted, Edit, Kept, PutState, Record, Seq};
 use crate::store::attributes::FileAttributes;
 use crate::store::trash::{self, CUT_KEY, Why};
 use crate::store::{
-    Key, ListRequest, ObjectInfo, ObjectVersion, Origin, ReadCondition, StoreError, StoreResult,
+    Key, ListRequest, ListedObject, ObjectInfo, ObjectVersion, Origin, ReadCondition, StoreError,
+    StoreResult,
 };
 
 /// How many objects are asked for at once.
@@ -62,9 +63,9 @@ impl Fs {
             }
             Err(error) => Some(error),
         };
-        let wanted: Vec<Key> = paths.iter().filter_map(|path| wanted(path)).collect();
+        let wanted: Vec<Key> = paths.iter().filter_map(|path| Key::of_path(path)).collect();
         lost.retain(|lost| {
-            paths.is_empty() || wanted.iter().any(|path| is_at_or_below(&lost.path, path))
+            paths.is_empty() || wanted.iter().any(|path| lost.path.is_at_or_below(path))
         });
         lost.sort_by(|a, b| b.at.cmp(&a.at).then_with(|| a.path.cmp(&b.path)));
         (lost, unlisted)
@@ -105,6 +106,15 @@ impl Fs {
 
     async fn list_trash(&self) -> StoreResult<Vec<Lost>> {
         let mut found = Vec::new();
+        for object in self.trash_objects().await? {
+            found.extend(self.lost_object(object).await?);
+        }
+        Ok(found)
+    }
+
+    /// Returns what lies in the bucket's trash, without what is on its way back.
+    pub(super) async fn trash_objects(&self) -> StoreResult<Vec<ListedObject>> {
+        let mut objects = Vec::new();
         let mut continuation = None;
         loop {
             let request = ListRequest {
@@ -116,21 +126,22 @@ impl Fs {
             let page = self.store.list(request).await;
             self.note_result(&page);
             let page = page?;
-            for object in page.objects {
-                // What has a record is on its way back already.
-                let is_free = self.journal().record(&object.version.key).is_none();
-                if object.origin == Origin::Primary && is_free {
-                    found.extend(self.lost_object(object).await?);
-                }
-            }
+            objects.extend(page.objects);
             continuation = page.next;
             if continuation.is_none() {
-                return Ok(found);
+                break;
             }
         }
+        let journal = self.journal();
+        objects.retain(|object| {
+            let key = &object.version.key;
+            let is_wanted = journal.record(key).is_some() || journal.copies_from(key);
+            object.origin == Origin::Primary && !is_wanted
+        });
+        Ok(objects)
     }
 
-    async fn lost_object(&self, object: crate::store::ListedObject) -> StoreResult<Option<Lost>> {
+    async fn lost_object(&self, object: ListedObject) -> StoreResult<Option<Lost>> {
         let Some(named) = trash::parse(&object.version.key) else {
             return Ok(None);
         };
@@ -162,7 +173,7 @@ impl Fs {
         let (lost, unlisted) = self.lost(paths).await;
         let mut chosen: Vec<Lost> = Vec::new();
         for path in paths {
-            let found = match wanted(path) {
+            let found = match Key::of_path(path) {
                 Some(wanted) => choose(&lost, &wanted, at),
                 None => Vec::new(),
             };

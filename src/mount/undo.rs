@@ -11,6 +11,7 @@ use crate::control::queue::MAX_ENTRIES;
 use crate::control::selects;
 use crate::control::trash::{FailedEntry, Place, Restored, RestoredEntry, Trash, TrashEntry, Why};
 use crate::fs::{At, Fs, Lost, TrashSize, Where};
+use crate::metrics;
 use crate::store::trash::Why as StoreWhy;
 
 /// Returns what can come back.
@@ -35,15 +36,12 @@ pub(super) async fn restore(
     Ok(answer(fs.restore(paths, at.as_ref()).await))
 }
 
-/// Storage of one gigabyte for a month in dollars (R2: pricing).
-const USD_PER_GB_MONTH: f64 = 0.015;
-
 /// Returns what the status says of the trash.
 pub(super) fn trash_status(size: TrashSize) -> TrashStatus {
     TrashStatus {
         objects: size.objects,
         bytes: size.bytes,
-        usd_per_month: size.bytes as f64 / 1e9 * USD_PER_GB_MONTH,
+        usd_per_month: metrics::storage_usd_per_month(size.bytes),
     }
 }
 

@@ -53,6 +53,19 @@ impl Key {
         }
     }
 
+    /// Whether this is what `path` names, or lies below it. `path` is folded and has no `/` at its
+    /// end.
+    pub fn is_at_or_below(&self, path: &Key) -> bool {
+        let folded = self.folded();
+        let rest = folded.as_str().strip_prefix(path.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Returns the key that a path names as people write it: folded, without slashes at its ends.
+    pub fn of_path(path: &str) -> Option<Key> {
+        Key::new(path.trim_matches('/')).map(|key| key.folded())
+    }
+
     /// Whether this is the marker of a folder (`name/`).
     pub fn is_folder_marker(&self) -> bool {
         self.0.ends_with('/')

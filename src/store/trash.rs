@@ -1,7 +1,7 @@
 //! Names in the trash: where the copy of a deleted or overwritten object lies in the bucket. The
 //! name alone tells what it was, when it went and why, so that a listing is all one needs.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
@@ -21,6 +21,15 @@ const TIME: &[BorrowedFormatItem<'_>] =
 /// `20261124T150501Z`.
 const TIME_BYTES: usize = 16;
 const ID_BYTES: usize = 16;
+
+/// Of a name that is saved again and again, one version in so long a time is kept.
+pub const ONE_VERSION_IN: Duration = Duration::from_secs(600);
+
+/// Whether one of these collections has a key; what is deleted or overwritten in them is kept.
+pub fn has_key(collections: &[String], key: &Key) -> bool {
+    let collection = key.as_str().split('/').next().unwrap_or_default();
+    collections.iter().any(|kept| kept == collection)
+}
 
 /// Why something is in the trash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +113,7 @@ pub fn parse(key: &Key) -> Option<Trashed> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     use super::*;
 

@@ -1,19 +1,16 @@
 //! What is deleted or overwritten in some collections is copied to the trash first.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
 use super::send::{Operation, Stop};
 use crate::staging::{Change, Deleted};
-use crate::store::trash::{self, CUT_KEY, Why};
+use crate::store::trash::{self, CUT_KEY, ONE_VERSION_IN, Why};
 use crate::store::{
     CopyRequest, ETag, Key, ObjectHeaders, ObjectVersion, ReadCondition, StoreError, WriteCondition,
 };
-
-/// Of a key that is saved again and again, one version in so long a time is kept.
-const ONE_VERSION_IN: Duration = Duration::from_secs(600);
 
 /// What was put into the trash lately. Keys are folded.
 #[derive(Debug, Default)]
@@ -82,9 +79,7 @@ impl Operation {
     }
 
     fn has_trash(&self, key: &Key) -> bool {
-        let collection = key.as_str().split('/').next().unwrap_or_default();
-        let kept = &self.sender.options.trash_collections;
-        kept.iter().any(|kept| kept == collection)
+        trash::has_key(&self.sender.options.trash_collections, key)
     }
 
     async fn keep(&mut self, original: &Key, etag: ETag, why: Why) -> Result<bool, Stop> {

@@ -61,7 +61,7 @@ pub(super) fn choose(lost: &[Lost], wanted: &Key, at: Option<&At>) -> Vec<Lost> 
     let mut seen = HashSet::new();
     let mut chosen: Vec<Lost> = lost
         .iter()
-        .filter(|lost| is_at_or_below(&lost.path, wanted) && matches_at(lost))
+        .filter(|lost| lost.path.is_at_or_below(wanted) && matches_at(lost))
         // A version that was only overwritten comes back when it is asked for by its id or name.
         .filter(|lost| lost.why == Why::Deleted || matches!(at, Some(At::Id(_))))
         .filter(|lost| seen.insert(lost.path.folded()))
@@ -85,17 +85,6 @@ pub(super) fn choose(lost: &[Lost], wanted: &Key, at: Option<&At>) -> Vec<Lost> 
         }
     }
     chosen
-}
-
-/// Returns a path as keys are compared, without slashes at its ends.
-pub(super) fn wanted(path: &str) -> Option<Key> {
-    Key::new(path.trim_matches('/')).map(|key| key.folded())
-}
-
-pub(super) fn is_at_or_below(path: &Key, wanted: &Key) -> bool {
-    let folded = path.folded();
-    let rest = folded.as_str().strip_prefix(wanted.as_str());
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -130,7 +119,7 @@ mod tests {
             lost("projects/x/a", "1", Why::Deleted, 10),
         ];
         let ids = |path: &str, at: Option<At>| -> Vec<String> {
-            let wanted = wanted(path).unwrap();
+            let wanted = Key::of_path(path).unwrap();
             let chosen = choose(&all, &wanted, at.as_ref());
             chosen.into_iter().map(|lost| lost.id).collect()
         };
