@@ -362,10 +362,14 @@ pub(crate) fn is_mount_point(path: &Path) -> bool {
         .any(|line| line.split(' ').nth(1) == path.to_str())
 }
 
+/// The type that statfs(2) tells of a FUSE mount (Linux: `include/uapi/linux/magic.h`).
+const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
+
 /// Whether something is mounted there whose process lives.
 fn answers(path: &Path) -> bool {
-    // Asks the process: the attributes of the root the kernel may remember from one that is dead.
-    is_mount_point(path) && rustix::fs::statvfs(path).is_ok()
+    // Asks the process: the attributes of the root the kernel may remember from one that is dead. And
+    // while that one makes way for the next, the folder below shows for a moment.
+    rustix::fs::statfs(path).is_ok_and(|status| status.f_type == FUSE_SUPER_MAGIC)
 }
 
 /// Detaches whatever is mounted there.

@@ -25,7 +25,7 @@ impl State {
     /// Reads a folder with all that is below it; one that is not there is empty.
     pub(in crate::crash) fn read(folder: &Path) -> State {
         let mut state = State::default();
-        if folder.exists() {
+        if folder.try_exists().unwrap() {
             state.read_below(folder, "");
         }
         state
@@ -131,7 +131,8 @@ impl State {
     fn equals(&self, found: &State) -> Result<(), String> {
         for (path, bytes) in &self.0 {
             let Some(other) = found.0.get(path) else {
-                return Err(format!("{path} is lost"));
+                let shown: Vec<_> = found.0.keys().collect();
+                return Err(format!("{path} is lost, there is {shown:?}"));
             };
             if other != bytes {
                 let pairs = bytes.iter().zip(other).enumerate();
