@@ -106,6 +106,10 @@ impl Config {
                 value::duration(text, 1.0, false, 86400.0)
             }),
             upload_concurrency: reader.get("UPLOAD_CONCURRENCY", |text| value::count(text, 1, 64)),
+            upload_bytes_per_second: reader.get(
+                "UPLOAD_MAX_BYTES_PER_SECOND",
+                value::upload_bytes_per_second,
+            ),
             list_ttl: reader.get("LIST_TTL_SECONDS", |text| {
                 value::duration(text, 1.0, true, 86400.0)
             }),

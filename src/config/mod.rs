@@ -57,6 +57,8 @@ pub struct Config {
     pub snapshot_longest: Duration,
     /// How many files are uploaded at once.
     pub upload_concurrency: usize,
+    /// The most bytes a second that all uploads together may send.
+    pub upload_bytes_per_second: Option<u64>,
     /// How long listings and attributes are trusted.
     pub list_ttl: Duration,
     /// How long one request to the store may take; for a transfer, counted from its last byte.

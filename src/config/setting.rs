@@ -145,6 +145,12 @@ pub const SETTINGS: &[Setting] = &[
         "4",
     ),
     setting(
+        "UPLOAD_MAX_BYTES_PER_SECOND",
+        Some("0"),
+        "0 for no limit, or a size of at least 10KB (KB, MB: powers of 1000; KiB, MiB: of 1024)",
+        "2MB",
+    ),
+    setting(
         "LIST_TTL_SECONDS",
         Some("30"),
         "a number of seconds from 0 to 86400, also fractional",

@@ -56,6 +56,18 @@ pub(super) fn positive_size_bytes(text: &str) -> Result<u64, Invalid> {
     }
 }
 
+/// The least limit: below it a part takes so long that no server waits for it.
+const LEAST_UPLOAD_BYTES_PER_SECOND: u64 = 10_000;
+
+/// Reads how many bytes a second uploads may send, or that there is no limit.
+pub(super) fn upload_bytes_per_second(text: &str) -> Result<Option<u64>, Invalid> {
+    match size_bytes(text)? {
+        0 => Ok(None),
+        1..LEAST_UPLOAD_BYTES_PER_SECOND => Err(None),
+        bytes => Ok(Some(bytes)),
+    }
+}
+
 /// Reads a number of `unit_seconds` that is above or at 0 and at most `most`.
 pub(super) fn duration(
     text: &str,
@@ -165,6 +177,16 @@ mod tests {
             assert!(size_bytes(text).is_err(), "{text}");
         }
         assert!(positive_size_bytes("0").is_err());
+    }
+
+    #[test]
+    fn a_limit_of_uploads_is_none_or_enough() {
+        assert_eq!(upload_bytes_per_second("0"), Ok(None));
+        assert_eq!(upload_bytes_per_second("1.5MB"), Ok(Some(1_500_000)));
+        assert_eq!(upload_bytes_per_second("10000"), Ok(Some(10_000)));
+        for text in ["9999", "9KB", "-1", "fast"] {
+            assert!(upload_bytes_per_second(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -90,6 +90,7 @@ pub(super) fn assemble(
     let upload_options = UploadOptions {
         write_back: config.write_back,
         concurrency: config.upload_concurrency,
+        limit_bytes_per_second: config.upload_bytes_per_second,
         trash_collections: config.trash_collections.clone(),
         ..UploadOptions::default()
     };

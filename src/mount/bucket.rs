@@ -22,7 +22,7 @@ pub fn r2_store(settings: &R2Settings, config: &Config) -> R2Store {
         idle: usual.idle.min(config.request_deadline),
         ..usual
     };
-    R2Store::new(settings, timeouts)
+    R2Store::new(settings, timeouts).with_upload_limit(config.upload_bytes_per_second)
 }
 
 /// Asks the bucket once. What no waiting mends (key, secret, rights, bucket, clock) is an error; a

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::UploadOptions;
 use super::plan::Outcome;
 use super::send::{Operation, Sender, Stop};
 use super::verdict::{self, Failure};
@@ -32,6 +33,9 @@ pub(super) const MEMORY_BYTES: usize = 128 << 20;
 pub(super) const MEMORY_UNIT: usize = 64 << 10;
 /// Parts of one file that are sent at once.
 const PARTS_AT_ONCE: usize = 4;
+/// What a part gets of a limited line, if there are to be more at once: of few parts at a time more
+/// are done when something comes between, and no server gives up a body that hardly moves.
+const PART_BYTES_PER_SECOND: u64 = 1 << 20;
 /// Tries for one part before the whole upload waits; the store's own retries come on top.
 pub(super) const PART_TRIES: u32 = 4;
 
@@ -397,7 +401,8 @@ impl Operation {
             };
             part.send()
         });
-        let mut sends = stream::iter(sends).buffer_unordered(PARTS_AT_ONCE);
+        let at_once = parts_at_once(&self.sender.options);
+        let mut sends = stream::iter(sends).buffer_unordered(at_once);
         while let Some(sent) = sends.next().await {
             if let Err(Stop::Store(error)) = &sent {
                 self.heard |= !matches!(error, StoreError::Unavailable { .. });
@@ -511,6 +516,15 @@ fn shorter(error: io::Error) -> Stop {
         io::ErrorKind::UnexpectedEof => Stop::Unsealed,
         _ => Stop::File(error),
     }
+}
+
+/// Returns how many parts of one file are sent at once.
+fn parts_at_once(options: &UploadOptions) -> usize {
+    let fit = options
+        .limit_bytes_per_second
+        .map(|limit| limit / PART_BYTES_PER_SECOND);
+    fit.and_then(|fit| usize::try_from(fit).ok())
+        .map_or(PARTS_AT_ONCE, |fit| fit.clamp(1, PARTS_AT_ONCE))
 }
 
 /// Whether an upload that has met this failure can be gone on with.

@@ -123,6 +123,9 @@ pub struct UploadOptions {
     pub single_copy_bytes: u64,
     /// Length of a part, in bytes; grows for files that would need more than 10,000.
     pub part_size: u64,
+    /// What uploads may send, if there is a limit (`UPLOAD_MAX_BYTES_PER_SECOND`); the store keeps to
+    /// it.
+    pub limit_bytes_per_second: Option<u64>,
     /// What the store is called in the log.
     pub destination: String,
     /// The collections whose deleted and overwritten versions are kept (`TRASH_COLLECTIONS`).
@@ -137,6 +140,7 @@ impl Default for UploadOptions {
             multipart_threshold: 16 << 20,
             single_copy_bytes: (5 << 30) - (5 << 20),
             part_size: 8 << 20,
+            limit_bytes_per_second: None,
             destination: "R2".into(),
             trash_collections: Vec::new(),
         }

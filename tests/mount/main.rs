@@ -16,3 +16,4 @@ mod programs;
 mod queue;
 mod rename;
 mod trash;
+mod uplink;

@@ -21,9 +21,10 @@ use aws_smithy_types::config_bag::ConfigBag;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::super::{StoreError, StoreResult};
+use super::limit::UploadLimit;
 use crate::config::R2Settings;
 
 /// Bytes handed to the connection at a time: small enough that a slow line still shows progress
@@ -175,9 +176,10 @@ impl Progress {
     }
 }
 
-/// A request body that tells how far it is. Being a stream, it is not hashed for the signature
-/// (`UNSIGNED-PAYLOAD`): Content-MD5 covers the bytes already, over http as over https.
-pub(super) fn watched(body: Bytes) -> (ByteStream, Arc<Progress>) {
+/// A request body that tells how far it is, and keeps to the limit of the line if there is one.
+/// Being a stream, it is not hashed for the signature (`UNSIGNED-PAYLOAD`): Content-MD5 covers the
+/// bytes already, over http as over https.
+pub(super) fn watched(body: Bytes, limit: Option<Arc<UploadLimit>>) -> (ByteStream, Arc<Progress>) {
     let progress = Arc::new(Progress(Mutex::new(Moved {
         last: Instant::now(),
         all_sent: body.is_empty(),
@@ -185,6 +187,8 @@ pub(super) fn watched(body: Bytes) -> (ByteStream, Arc<Progress>) {
     let watched = WatchedBody {
         left: body,
         progress: progress.clone(),
+        limit,
+        turn: None,
     };
     (ByteStream::new(SdkBody::from_body_1_x(watched)), progress)
 }
@@ -192,6 +196,37 @@ pub(super) fn watched(body: Bytes) -> (ByteStream, Arc<Progress>) {
 struct WatchedBody {
     left: Bytes,
     progress: Arc<Progress>,
+    limit: Option<Arc<UploadLimit>>,
+    /// When the next piece may go; it has been given out.
+    turn: Option<Pin<Box<Sleep>>>,
+}
+
+impl WatchedBody {
+    fn piece_bytes(&self) -> usize {
+        let piece = self.limit.as_ref().map(|limit| limit.piece_bytes());
+        self.left
+            .len()
+            .min(CHUNK_BYTES)
+            .min(piece.unwrap_or(CHUNK_BYTES))
+    }
+
+    /// Waits until the line is free for the next piece. That is no standstill: the time without
+    /// progress counts from then on.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let length = self.piece_bytes();
+        let Some(limit) = self.limit.as_ref().filter(|_| length > 0) else {
+            return Poll::Ready(());
+        };
+        let progress = &self.progress;
+        let sleep = self.turn.get_or_insert_with(|| {
+            let turn = limit.turn(Instant::now(), length);
+            progress.0.lock().last = turn;
+            Box::pin(tokio::time::sleep_until(turn))
+        });
+        std::task::ready!(sleep.as_mut().poll(context));
+        self.turn = None;
+        Poll::Ready(())
+    }
 }
 
 impl Body for WatchedBody {
@@ -200,9 +235,10 @@ impl Body for WatchedBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let length = self.left.len().min(CHUNK_BYTES);
+        std::task::ready!(self.poll_turn(context));
+        let length = self.piece_bytes();
         let chunk = self.left.split_to(length);
         *self.progress.0.lock() = Moved {
             last: Instant::now(),
@@ -254,6 +290,55 @@ fn no_answer() -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Takes pieces until the body ends; returns when each came, and how long it was.
+    async fn take(mut body: SdkBody) -> Vec<(Instant, usize)> {
+        let mut pieces = Vec::new();
+        loop {
+            let next = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
+            let Some(Ok(frame)) = next.await else {
+                return pieces;
+            };
+            let bytes = frame.into_data().unwrap_or_default();
+            pieces.push((Instant::now(), bytes.len()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_share_the_limit_and_waiting_for_a_turn_is_no_standstill() {
+        let begun = Instant::now();
+        let limit = Arc::new(UploadLimit::new(1000 << 10));
+        let timeouts = R2Timeouts {
+            idle: Duration::from_millis(500),
+            ..R2Timeouts::default()
+        };
+        let uploads = (0..32).map(|_| {
+            let (body, progress) = watched(vec![7; 100 << 10].into(), Some(limit.clone()));
+            async move { while_moving(&progress, &timeouts, take(body.into_inner())).await }
+        });
+        let pieces = futures::future::try_join_all(uploads).await.unwrap();
+        let mut pieces: Vec<_> = pieces.concat();
+        pieces.sort();
+        let mut gone = 0;
+        for (at, length) in pieces {
+            gone += length;
+            let most = (at - begun).as_millis() as usize * 1024 + 2 * limit.piece_bytes();
+            assert!(gone <= most, "{gone} bytes after {:?}", at - begun);
+        }
+        assert_eq!(gone, 32 * (100 << 10));
+        let took = begun.elapsed();
+        assert!(took < Duration::from_millis(3300), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_of_no_bytes_never_waits() {
+        let limit = Arc::new(UploadLimit::new(1024));
+        limit.turn(Instant::now(), 1 << 20);
+        let begun = Instant::now();
+        let (body, _) = watched(Bytes::new(), Some(limit));
+        assert_eq!(take(body.into_inner()).await, []);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
 
     #[test]
     fn an_endpoint_ends_in_one_slash() {

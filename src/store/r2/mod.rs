@@ -5,11 +5,13 @@
 mod client;
 mod copy;
 mod errors;
+mod limit;
 mod list;
 mod read;
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -31,6 +33,7 @@ use super::{
 };
 use crate::config::R2Settings;
 use client::{AcceptEncoding, while_moving, within};
+use limit::UploadLimit;
 
 /// The coding that objects were most likely stored with if their `Content-Length` is missing.
 const USUAL_CODING: &str = "gzip";
@@ -41,6 +44,7 @@ pub struct R2Store {
     bucket: String,
     prefix: String,
     timeouts: R2Timeouts,
+    limit: Option<Arc<UploadLimit>>,
 }
 
 impl fmt::Debug for R2Store {
@@ -57,7 +61,14 @@ impl R2Store {
             bucket: settings.bucket.clone(),
             prefix: settings.prefix.clone(),
             timeouts,
+            limit: None,
         }
+    }
+
+    /// Lets the bodies of all uploads together have so many bytes a second; not 0.
+    pub fn with_upload_limit(mut self, bytes_per_second: Option<u64>) -> R2Store {
+        self.limit = bytes_per_second.map(|limit| Arc::new(UploadLimit::new(limit)));
+        self
     }
 
     fn full_key(&self, key: &Key) -> String {
@@ -205,7 +216,7 @@ impl ObjectStore for R2Store {
     async fn put(&self, request: PutRequest) -> StoreResult<ETag> {
         let (if_match, if_none_match) = write_conditions(&request.condition);
         let length = request.body.len();
-        let (body, progress) = client::watched(request.body);
+        let (body, progress) = client::watched(request.body, self.limit.clone());
         let sent = self
             .client
             .put_object()
@@ -250,7 +261,7 @@ impl ObjectStore for R2Store {
         md5: Md5,
     ) -> StoreResult<ETag> {
         let length = body.len();
-        let (body, progress) = client::watched(body);
+        let (body, progress) = client::watched(body, self.limit.clone());
         let sent = self
             .client
             .upload_part()
