@@ -1,12 +1,12 @@
 //! Making and removing names, and changing attributes.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::attr::{Attr, Caller, Fh, Ino, Kind, SetAttr};
-use super::inode::{Content, Inode, Meta, Staged, State, Writer};
+use super::inode::{Content, Inode, Staged, State, Writer};
 use super::open::OpenFlags;
 use super::{Created, Fs, folder, name};
 use crate::error::{FsError, FsResult};
@@ -63,23 +63,13 @@ impl Fs {
         })
     }
 
-    /// Makes a file without opening it.
-    pub async fn mknod(
+    pub(super) async fn make_file(
         self: &Arc<Self>,
         parent: Ino,
         name: &OsStr,
         mode: u32,
-        rdev: u32,
         caller: Caller,
     ) -> FsResult<Attr> {
-        if let Some((local, parent)) = self.local_parent(parent, name)? {
-            return local.mknod(parent, name, mode, rdev, caller);
-        }
-        if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
-            return Err(FsError::NotPermitted(
-                "the bucket holds files and folders only",
-            ));
-        }
         let flags = OpenFlags {
             raw: libc::O_WRONLY | libc::O_EXCL,
         };
@@ -96,28 +86,10 @@ impl Fs {
         caller: Caller,
     ) -> FsResult<Arc<Inode>> {
         let file = self.staging.create_file()?;
-        let now = self.clock.now();
-        let meta = Meta {
-            size: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            mode: mode & 0o7777,
-            uid: caller.uid,
-            gid: caller.gid,
-        };
+        let meta = self.new_meta(parent, mode, caller, Kind::File);
         let _changes = self.changes.lock();
-        if self
-            .tree
-            .lock()
-            .dir(parent)
-            .is_none_or(|dir| dir.entry(name).is_some())
-        {
-            return Err(FsError::Exists);
-        }
         // Only now: the folder may have been renamed meanwhile.
-        let path = self.tree.lock().path(parent).ok_or(FsError::NotFound)?;
-        let key = name::key_in(&path, name)?;
+        let key = self.free_key(parent, name)?;
         // A tombstone knows what the bucket still holds: its version is overwritten, so that no
         // other machine ever sees a gap.
         let base = self.base_of(&key, None);
@@ -158,6 +130,7 @@ impl Fs {
         }
         let name = name::check(name)?;
         self.load_dir(parent)?;
+        let meta = self.new_meta(parent, mode, caller, Kind::Folder);
         let _changes = self.changes.lock();
         let path = self.tree.lock().path(parent).ok_or(FsError::NotFound)?;
         let key = name::marker_in(&path, name)?;
@@ -169,12 +142,7 @@ impl Fs {
         {
             return Err(FsError::Exists);
         }
-        let attributes = FileAttributes {
-            mtime: Some(self.clock.now()),
-            mode: Some(mode & 0o7777),
-            uid: Some(caller.uid),
-            gid: Some(caller.gid),
-        };
+        let attributes = meta.to_attributes();
         let base = self.base_of(&key, None);
         let change = Change::Folder {
             attributes: attributes.clone(),
@@ -215,12 +183,17 @@ impl Fs {
             }
             tree.materialise(parent, name).ok_or(FsError::NotFound)?
         };
-        let key = self.tree.lock().key(inode.ino).ok_or(FsError::NotFound)?;
+        let key = self.tree.lock().key_of(parent, name);
+        let key = key.ok_or(FsError::NotFound)?;
         self.hold_for_readers(&inode);
-        let mut edits = self.removal(&key, &inode)?;
+        let mut edits = match inode.kind.is_special() {
+            true => self.special_removal(&key, &inode),
+            false => self.removal(&key, &inode)?,
+        };
         self.hold_burst(&mut edits)?;
         self.apply(edits)?;
         self.tree.lock().remove(parent, name, self.clock.instant());
+        self.touch_inodes([Some(&inode)]);
         self.touch_folder(parent);
         Ok(())
     }
@@ -282,8 +255,12 @@ impl Fs {
         }
         let inode = self.inode(ino)?;
         if let Some(size) = change.size {
-            if inode.kind == Kind::Folder {
-                return Err(FsError::IsADirectory);
+            match inode.kind {
+                Kind::Folder => return Err(FsError::IsADirectory),
+                kind if kind.is_special() => {
+                    return Err(FsError::InvalidArgument("only a file has a length"));
+                }
+                _ => {}
             }
             self.truncate(&inode, size).await?;
         }
@@ -337,6 +314,11 @@ impl Fs {
         attributes: FileAttributes,
         set: &FileAttributes,
     ) -> FsResult<()> {
+        let special = inode.state.lock().special().cloned();
+        if let Some(special) = special {
+            let edit = Fs::special_attributes(key, special, attributes);
+            return self.apply(vec![edit]);
+        }
         let (remote, staged, size) = {
             let state = inode.state.lock();
             (
@@ -434,37 +416,21 @@ impl Fs {
         }
     }
 
-    /// Makes a symbolic link: on local disk only, since the bucket has none yet.
-    pub fn symlink(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        target: &OsStr,
-        caller: Caller,
-    ) -> FsResult<Attr> {
-        match self.local_parent(parent, name)? {
-            Some((local, parent)) => local.symlink(parent, name, target, caller),
-            None => Err(FsError::NotPermitted(
-                "the bucket holds files and folders only",
-            )),
-        }
-    }
-
-    /// Reads a symbolic link.
-    pub fn readlink(&self, ino: Ino) -> FsResult<OsString> {
-        self.local(ino)
-            .ok_or(FsError::InvalidArgument("no symbolic link"))?
-            .readlink(ino)
-    }
-
-    /// Makes a hard link: on local disk only.
+    /// Gives a file or a special node one more name.
     pub fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> FsResult<Attr> {
         match (self.local(ino), self.local_parent(parent, name)?) {
             (Some(from), Some((to, parent))) if std::ptr::eq(from, to) => {
-                to.link(ino, parent, name)
+                return to.link(ino, parent, name);
             }
-            (Some(_), _) | (_, Some(_)) => Err(FsError::CrossDevice),
-            (None, None) => Err(FsError::NotPermitted("the bucket has no hard links yet")),
+            (Some(_), _) | (_, Some(_)) => return Err(FsError::CrossDevice),
+            (None, None) => {}
+        }
+        let name = name::check(name)?;
+        self.load_dir(parent)?;
+        let inode = self.inode(ino)?;
+        match inode.kind.is_special() {
+            true => self.link_special(&inode, parent, name),
+            false => Err(FsError::NotPermitted("the bucket has no hard links yet")),
         }
     }
 }

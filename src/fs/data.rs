@@ -68,6 +68,7 @@ impl Fs {
         let size = state.meta.size;
         match &mut state.content {
             Content::Folder => Err(FsError::IsADirectory),
+            Content::Special(_) => Err(FsError::BadHandle),
             Content::Staged(staged) => Ok(Bytes::Staged(staged.file.clone())),
             Content::Remote(remote) => {
                 if let Some(file) = &remote.file {
@@ -126,7 +127,7 @@ impl Fs {
         let _changing = open.change(offset..end);
         let writable = match &mut handle.inode.state.lock().content {
             Content::Staged(staged) if staged.is_open_as(&open) => staged.writable(),
-            Content::Staged(_) | Content::Remote(_) | Content::Folder => return None,
+            _ => return None,
         };
         // The handle counts as a writer, so the version cannot be sealed under this write.
         let written = match writable.and_then(|file| write_fully(file.file(), offset, data)) {
@@ -261,7 +262,7 @@ impl Fs {
         let mut state = inode.state.lock();
         let writable = match &mut state.content {
             Content::Staged(staged) if staged.is_open_as(&open) => staged.writable()?,
-            Content::Folder | Content::Staged(_) | Content::Remote(_) => return Ok(false),
+            _ => return Ok(false),
         };
         writable.file().set_len(size)?;
         let now = self.clock.now();

@@ -72,6 +72,24 @@ impl Fs {
         self.touched.lock().insert(ino);
     }
 
+    /// Inodes got another name or lost one: that moves the time of their last change.
+    pub(super) fn touch_inodes<'a>(
+        &self,
+        inodes: impl IntoIterator<Item = Option<&'a Arc<Inode>>>,
+    ) {
+        let now = self.clock.now();
+        for inode in inodes.into_iter().flatten() {
+            inode.state.lock().meta.ctime = now;
+        }
+    }
+
+    /// Returns how many links a folder counts: two, and the `..` of each folder in it that is known.
+    pub(super) fn folder_links(&self, ino: Ino) -> u32 {
+        let tree = self.tree.lock();
+        let entries = tree.dir(ino).into_iter().flat_map(|dir| dir.entries());
+        2 + entries.filter(|entry| entry.kind == Kind::Folder).count() as u32
+    }
+
     /// Keeps the times of the folders that were touched since the last call.
     pub(super) fn keep_touched_folders(&self) {
         let touched = std::mem::take(&mut *self.touched.lock());

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::attr::{Attr, Ino, Kind};
 use super::passthrough::IoGate;
 use crate::cache::CacheFile;
-use crate::staging::StagedFile;
+use crate::staging::{Special, StagedFile};
 use crate::store::attributes::FileAttributes;
 use crate::store::{ListedObject, ObjectVersion, Origin};
 
@@ -36,6 +36,8 @@ pub(super) struct State {
     pub(super) known: FileAttributes,
     /// Where its bytes are.
     pub(super) content: Content,
+    /// How many names it has, once it has any.
+    pub(super) names: u32,
     /// How the kernel does its I/O.
     pub(super) gate: IoGate,
     /// Handles open for writing.
@@ -95,6 +97,8 @@ impl Meta {
 pub(super) enum Content {
     /// It is a folder.
     Folder,
+    /// It is neither: the journal alone knows it.
+    Special(Special),
     /// In the bucket, and as far as read in the cache.
     Remote(Remote),
     /// In a staged file: new, or changed since the last upload.
@@ -265,10 +269,18 @@ impl Inode {
             mtime: meta.mtime,
             ctime: meta.ctime,
             mode: meta.mode,
-            nlink: if self.kind == Kind::Folder { 2 } else { 1 },
+            nlink: match self.kind {
+                Kind::Folder => 2,
+                _ => state.names,
+            },
             uid: meta.uid,
             gid: meta.gid,
-            rdev: 0,
+            rdev: match state.content {
+                Content::Special(Special::CharDevice(device) | Special::BlockDevice(device)) => {
+                    device
+                }
+                _ => 0,
+            },
         }
     }
 }
@@ -280,6 +292,7 @@ impl State {
             meta,
             known: FileAttributes::default(),
             content,
+            names: 1,
             gate: IoGate::default(),
             writers: 0,
             checked_at,
@@ -307,7 +320,15 @@ impl State {
     pub(super) fn staged(&self) -> Option<&Staged> {
         match &self.content {
             Content::Staged(staged) => Some(staged),
-            Content::Remote(_) | Content::Folder => None,
+            Content::Remote(_) | Content::Special(_) | Content::Folder => None,
+        }
+    }
+
+    /// Returns what it is, if it is neither a file nor a folder.
+    pub(super) fn special(&self) -> Option<&Special> {
+        match &self.content {
+            Content::Special(special) => Some(special),
+            Content::Staged(_) | Content::Remote(_) | Content::Folder => None,
         }
     }
 
@@ -315,7 +336,7 @@ impl State {
     pub(super) fn remote(&self) -> Option<&Remote> {
         match &self.content {
             Content::Remote(remote) => Some(remote),
-            Content::Staged(_) | Content::Folder => None,
+            Content::Staged(_) | Content::Special(_) | Content::Folder => None,
         }
     }
 }

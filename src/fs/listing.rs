@@ -311,11 +311,12 @@ impl Fs {
         if listing.complete && uploaded_at.is_none_or(|at| at < listing.begun) {
             save();
         }
-        let own: HashSet<String> = self
-            .journal()
-            .records_below(path)
-            .iter()
-            .filter_map(|record| below(record.key.as_str(), path))
+        let records = self.journal().records_below(path);
+        let locals = self.journal().local_names_below(path);
+        let keys = records.iter().map(|record| &record.key);
+        let own: HashSet<String> = keys
+            .chain(locals.iter().map(|name| &name.key))
+            .filter_map(|key| below(key.as_str(), path))
             .map(|rest| fold(rest.split('/').next().unwrap_or(rest)).into_owned())
             .collect();
         let stale = self.tree.lock().apply_listing(ino, listing, &own);

@@ -77,7 +77,11 @@ impl Fs {
         } else if fresh {
             self.apply_kept_attributes(&inode);
         }
-        Some(inode.attr())
+        let mut attr = inode.attr();
+        if inode.kind == Kind::Folder {
+            attr.nlink = self.folder_links(inode.ino);
+        }
+        Some(attr)
     }
 
     async fn lookup_remote(
@@ -200,6 +204,9 @@ impl Fs {
         }
         let inode = self.inode(ino)?;
         let mut attr = inode.attr();
+        if inode.kind == Kind::Folder {
+            attr.nlink = self.folder_links(ino);
+        }
         if ino != Ino::ROOT && self.tree.lock().place(ino).is_none() {
             // The kernel then forgets it with its last handle, and its bytes go.
             attr.nlink = 0;

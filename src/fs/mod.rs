@@ -33,6 +33,7 @@ mod room;
 mod saved;
 mod snapshot;
 mod source;
+mod special;
 mod take;
 mod tree;
 mod undo;
@@ -225,6 +226,7 @@ impl Fs {
             pace: room::WriterPace::default(),
             stopping: AtomicBool::new(false),
         });
+        fs.show_local_names();
         fs.settle_replay(replay);
         let observer = Arc::downgrade(&fs);
         fs.cache.observe_damage(Box::new(move |version| {

@@ -47,8 +47,11 @@ impl Fs {
             return self.open_local(ino, flags);
         }
         let inode = self.inode(ino)?;
-        if inode.kind == Kind::Folder {
-            return Err(FsError::IsADirectory);
+        match inode.kind {
+            Kind::File => {}
+            Kind::Folder => return Err(FsError::IsADirectory),
+            // The kernel opens these itself; it looks the name up again when it hears this.
+            _ => return Err(FsError::Stale),
         }
         self.check_version(&inode).await?;
         if flags.truncates() && flags.writes() {
@@ -86,7 +89,7 @@ impl Fs {
                     }
                     (remote.version.clone(), state.meta.size)
                 }
-                Content::Staged(_) | Content::Folder => return Ok(None),
+                Content::Staged(_) | Content::Special(_) | Content::Folder => return Ok(None),
             }
         };
         let file = self.cache.open_file(&version, size)?;
@@ -482,7 +485,7 @@ fn no_writer_left(inode: &Inode) -> bool {
     }
     match &mut state.content {
         Content::Staged(staged) => staged.has_no_writer(),
-        Content::Remote(_) | Content::Folder => true,
+        Content::Remote(_) | Content::Special(_) | Content::Folder => true,
     }
 }
 

@@ -65,6 +65,7 @@ impl Fs {
             (Kind::Folder, Some(Kind::Folder) | None) => self.rename_folder(from, to).await,
             (Kind::Folder, Some(_)) => Err(FsError::NotADirectory),
             (_, Some(Kind::Folder)) => Err(FsError::IsADirectory),
+            (kind, _) if kind.is_special() => self.rename_special(from, to),
             _ => self.rename_file(from, to),
         }
     }
@@ -100,13 +101,17 @@ impl Fs {
             from: source,
             to: target,
         };
-        self.move_edits(&moved, replaced.as_ref(), &mut edits)?;
-        if let Some(replaced) = &replaced {
+        let file = replaced.as_ref().filter(|other| !other.kind.is_special());
+        self.move_edits(&moved, file, &mut edits)?;
+        if let Some(replaced) = file {
             self.hold_for_readers(replaced);
+        } else if let Some(replaced) = &replaced {
+            edits.extend(self.special_removal(&moved.to, replaced));
         }
         self.apply(edits)?;
         let now = self.clock.instant();
         self.tree.lock().rename(from, to, now);
+        self.touch_inodes([Some(&moved.inode), replaced.as_ref()]);
         self.touch_folder(from.0);
         self.touch_folder(to.0);
         Ok(())
@@ -253,9 +258,11 @@ impl Fs {
             (old, format!("{new}{}/", to.1))
         };
         self.subtree_edits(ino, &old, &new, &mut edits)?;
+        edits.extend(self.move_local_names(&old, &new));
         self.apply(edits)?;
         let now = self.clock.instant();
         self.tree.lock().rename(from, to, now);
+        self.touch_inodes([self.inode(ino).ok().as_ref()]);
         self.touch_folder(from.0);
         self.touch_folder(to.0);
         Ok(())
@@ -291,6 +298,7 @@ impl Fs {
                 .partition(|entry| entry.kind != Kind::Folder);
             let files: Vec<_> = files
                 .iter()
+                .filter(|entry| entry.kind == Kind::File)
                 .filter_map(|entry| {
                     Some((
                         tree.materialise(ino, &entry.spelling)?,

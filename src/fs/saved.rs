@@ -55,6 +55,9 @@ impl Fs {
     }
 
     fn is_emptied(&self, folder: &str, deleted: &BTreeSet<Key>) -> bool {
+        if !self.journal().local_names_below(folder).is_empty() {
+            return false;
+        }
         let Some(saved) = self.cache.load_listing(folder) else {
             return false;
         };

@@ -390,6 +390,6 @@ fn may_be_mapped(inode: &Inode) -> bool {
     }
     match &mut state.content {
         Content::Staged(staged) => !staged.has_no_writer(),
-        Content::Remote(_) | Content::Folder => false,
+        Content::Remote(_) | Content::Special(_) | Content::Folder => false,
     }
 }

@@ -19,6 +19,7 @@ impl Fs {
                 let state = inode.state.lock();
                 match &state.content {
                     Content::Folder => return Err(FsError::IsADirectory),
+                    Content::Special(_) => return Err(FsError::BadHandle),
                     Content::Staged(staged) if staged.open => return Ok(()),
                     Content::Staged(_) => None,
                     Content::Remote(_) if state.superseded => return Err(FsError::Stale),

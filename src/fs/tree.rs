@@ -5,6 +5,7 @@
 //! deleted here, nor hides what was made here. The tree knows names only; what the bytes are is the
 //! inode's matter.
 
+mod links;
 mod merge;
 
 use std::collections::{BTreeMap, HashMap};
@@ -35,6 +36,8 @@ struct Node {
     inode: Arc<Inode>,
     /// `None` once the name is gone (or shows another version).
     place: Option<Place>,
+    /// Its further names.
+    links: Vec<Place>,
     /// What the kernel still holds; raised before a reply leaves.
     lookups: u64,
 }
@@ -160,7 +163,10 @@ impl Tree {
 
     /// Returns the key that a file's name makes, or a folder's marker. `None` without a name.
     pub(super) fn key(&self, ino: Ino) -> Option<Key> {
-        let place = self.place(ino)?;
+        self.key_at(self.place(ino)?)
+    }
+
+    fn key_at(&self, place: &Place) -> Option<Key> {
         let entry = self.dirs.get(&place.parent)?.entries.get(&place.name)?;
         let slash = if entry.kind == Kind::Folder { "/" } else { "" };
         Key::new(&format!(
@@ -244,6 +250,7 @@ impl Tree {
             Node {
                 inode: inode.clone(),
                 place,
+                links: Vec::new(),
                 lookups: 0,
             },
         );
@@ -298,7 +305,7 @@ impl Tree {
                 },
             )),
             // The journal has a record for it; it stays.
-            (Some(_), Content::Staged(_) | Content::Folder) => return,
+            (Some(_), Content::Staged(_) | Content::Folder | Content::Special(_)) => return,
         };
         drop(state);
         if let Some((place, listed)) = listed
@@ -310,7 +317,7 @@ impl Tree {
         self.nodes.remove(&ino);
     }
 
-    /// Adds or replaces a file's name. What stood there loses its name.
+    /// Adds or replaces the name of a file or a special node. What stood there loses its name.
     pub(super) fn insert_file(
         &mut self,
         parent: Ino,
@@ -321,17 +328,21 @@ impl Tree {
         let entry = Entry {
             spelling: name.into(),
             ino: inode.ino,
-            kind: Kind::File,
+            kind: inode.kind,
             listed: None,
         };
         let place = self.insert_entry(parent, name, entry, now);
-        let lookups = self.nodes.get(&inode.ino).map_or(0, |node| node.lookups);
+        if let Some(node) = self.nodes.get_mut(&inode.ino) {
+            node.place = place;
+            return;
+        }
         self.nodes.insert(
             inode.ino,
             Node {
                 inode: inode.clone(),
                 place,
-                lookups,
+                links: Vec::new(),
+                lookups: 0,
             },
         );
     }
@@ -378,9 +389,11 @@ impl Tree {
         dir.recent.insert((&*folded).into(), now);
         let entry = dir.entries.remove(&*folded)?;
         self.note_respelled(parent, name, &entry.spelling);
-        if let Some(node) = self.nodes.get_mut(&entry.ino) {
-            node.place = None;
-        }
+        let lost = Place {
+            parent,
+            name: (&*folded).into(),
+        };
+        self.lose_place(entry.ino, &lost);
         self.release_memory(entry.ino);
         Some(entry.ino)
     }
@@ -399,10 +412,12 @@ impl Tree {
         let ino = entry.ino;
         self.note_respelled(from.0, from.1, &entry.spelling);
         entry.spelling = to.1.into();
+        let former = Place {
+            parent: from.0,
+            name: (&*folded).into(),
+        };
         let place = self.insert_entry(to.0, to.1, entry, now);
-        if let Some(node) = self.nodes.get_mut(&ino) {
-            node.place = place;
-        }
+        self.move_place(ino, &former, place);
         Some(())
     }
 
@@ -414,25 +429,27 @@ impl Tree {
         let (Some(one), Some(other)) = (find(self, a), find(self, b)) else {
             return;
         };
-        for ((parent, name), place, entry) in [(a, &one, &other), (b, &other, &one)] {
-            self.note_respelled(parent, name, &place.spelling);
-            let folded: Box<str> = (&*fold(&place.spelling)).into();
-            let Some(dir) = self.dirs.get_mut(&parent) else {
+        let place = |parent, entry: &Entry| Place {
+            parent,
+            name: (&*fold(&entry.spelling)).into(),
+        };
+        let (place_a, place_b) = (place(a.0, &one), place(b.0, &other));
+        for (name, from, to, former, entry) in [
+            (a.1, &place_b, &place_a, &one, &other),
+            (b.1, &place_a, &place_b, &other, &one),
+        ] {
+            self.note_respelled(to.parent, name, &former.spelling);
+            let Some(dir) = self.dirs.get_mut(&to.parent) else {
                 continue;
             };
-            dir.recent.insert(folded.clone(), now);
+            dir.recent.insert(to.name.clone(), now);
             let entry = Entry {
-                spelling: place.spelling.clone(),
+                spelling: former.spelling.clone(),
                 ..entry.clone()
             };
             let ino = entry.ino;
-            dir.entries.insert(folded.clone(), entry);
-            if let Some(node) = self.nodes.get_mut(&ino) {
-                node.place = Some(Place {
-                    parent,
-                    name: folded,
-                });
-            }
+            dir.entries.insert(to.name.clone(), entry);
+            self.move_place(ino, from, Some(to.clone()));
         }
     }
 
@@ -459,6 +476,7 @@ impl Tree {
             Node {
                 inode,
                 place,
+                links: Vec::new(),
                 lookups: 0,
             },
         );
@@ -491,19 +509,18 @@ impl Tree {
         let folded: Box<str> = (&*fold(name)).into();
         let dir = self.dirs.get_mut(&parent)?;
         dir.recent.insert(folded.clone(), now);
-        if let Some(replaced) = dir.entries.insert(folded.clone(), entry.clone())
+        let place = Place {
+            parent,
+            name: folded.clone(),
+        };
+        if let Some(replaced) = dir.entries.insert(folded, entry.clone())
             && replaced.ino != entry.ino
         {
             self.note_respelled(parent, name, &replaced.spelling);
-            if let Some(node) = self.nodes.get_mut(&replaced.ino) {
-                node.place = None;
-            }
+            self.lose_place(replaced.ino, &place);
             self.release_memory(replaced.ino);
         }
-        Some(Place {
-            parent,
-            name: folded,
-        })
+        Some(place)
     }
 }
 

@@ -12,6 +12,7 @@
 mod database;
 mod error;
 mod follow;
+mod local_names;
 mod log_sync;
 mod mirror;
 mod schema;
@@ -172,6 +173,12 @@ impl Journal {
         ];
         let released = self.mirror.lock().released(u64::MAX);
         steps.extend(released.iter().map(|r| Step::Release(r.file, None)));
+        let locals = self.local_names();
+        steps.extend(
+            locals
+                .iter()
+                .map(|name| Step::RemoveLocal(name.key.folded())),
+        );
         for kept in self.kept() {
             steps.extend([Step::Unkeep(kept.file), Step::Release(kept.file, None)]);
         }
@@ -225,6 +232,8 @@ impl Journal {
                 version,
                 attributes,
             } => Step::KeepAttributes(version, attributes),
+            Edit::SetLocal(name) => Step::SetLocal(name),
+            Edit::RemoveLocal { key } => Step::RemoveLocal(key.folded()),
         })
     }
 

@@ -12,6 +12,7 @@ mod changes;
 mod file;
 pub mod journal;
 mod kept;
+mod local_name;
 mod pool;
 pub mod record;
 mod replay;
@@ -31,6 +32,7 @@ pub use self::changes::Changing;
 pub use self::file::StagedFile;
 use self::file::{Names, OpenFiles};
 pub use self::journal::{Journal, JournalError, JournalResult};
+pub use self::local_name::{LocalName, Special, StandsFor};
 use self::pool::Pool;
 pub use self::record::{
     Change, Confirmed, Conflict, Deleted, Edit, Hold, Identity, Kept, PutState, Record, Released,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use super::local_name::LocalName;
 use crate::disk::FileId;
 use crate::store::attributes::FileAttributes;
 use crate::store::{ETag, Key, Md5, ObjectVersion};
@@ -281,6 +282,13 @@ pub enum Edit {
         version: ObjectVersion,
         /// Its attributes.
         attributes: FileAttributes,
+    },
+    /// Sets what a name stands for that the bucket cannot express.
+    SetLocal(LocalName),
+    /// Such a name is gone.
+    RemoveLocal {
+        /// The name.
+        key: Key,
     },
 }
 

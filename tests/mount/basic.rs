@@ -9,6 +9,7 @@ mod names;
 mod reading;
 mod renaming;
 mod saving;
+mod special;
 mod writing;
 
 pub(crate) use bucket::{Bucket, noise};

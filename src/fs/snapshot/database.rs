@@ -78,7 +78,7 @@ impl Fs {
     pub(super) fn database_beside(&self, key: &Key) -> Option<Arc<Inode>> {
         let main = self.inode_of(&Key::new(main_of(key.as_str())?)?)?;
         let staged = match &main.state.lock().content {
-            Content::Folder => return None,
+            Content::Folder | Content::Special(_) => return None,
             // Its bytes are not looked at; by its name it is one.
             Content::Remote(_) => None,
             Content::Staged(staged) => Some(staged.file.clone()),
@@ -110,7 +110,7 @@ impl Fs {
             let file = match &state.content {
                 Content::Staged(staged) => staged.file.clone(),
                 Content::Remote(_) if state.meta.size > 0 => return None,
-                Content::Remote(_) | Content::Folder => continue,
+                _ => continue,
             };
             drop(state);
             sides.push(Side {

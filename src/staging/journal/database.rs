@@ -7,6 +7,7 @@ use rusqlite::{
     CachedStatement, Connection, OptionalExtension, Params, Row, TransactionBehavior, params,
 };
 
+use super::local_names;
 use super::mirror::{Attempt, Mirror};
 use super::step::Step;
 use super::{JournalError, JournalResult};
@@ -77,6 +78,10 @@ impl Database {
             mirror.keep(read_kept(row)?);
             Ok(())
         })?;
+        self.each("SELECT * FROM local_names", |row| {
+            mirror.set_local(local_names::read(row)?);
+            Ok(())
+        })?;
         self.each("SELECT copy, key, found_at FROM conflicts", |row| {
             mirror.note_conflict(Conflict {
                 copy: key(row.get(0)?)?,
@@ -114,7 +119,10 @@ const RECORD_COLUMNS: &str = "folded, key, seq, base, kind, file, state, length,
      parts, source_key, source_etag, mtime, mode, uid, gid, parked, changed_at, attempts, \
      last_error, deleted, removed_as";
 
-fn run(statement: rusqlite::Result<CachedStatement<'_>>, values: impl Params) -> JournalResult<()> {
+pub(super) fn run(
+    statement: rusqlite::Result<CachedStatement<'_>>,
+    values: impl Params,
+) -> JournalResult<()> {
     statement?.execute(values)?;
     Ok(())
 }
@@ -185,6 +193,11 @@ fn write_step(connection: &Connection, step: &Step) -> JournalResult<()> {
         Step::KeepAttributes(version, attributes) => {
             write_attributes(connection, version, attributes)
         }
+        Step::SetLocal(name) => local_names::write(connection, name),
+        Step::RemoveLocal(key) => run(
+            sql("DELETE FROM local_names WHERE folded = ?1"),
+            [key.as_str()],
+        ),
         Step::ForgetAttributes => run(sql("DELETE FROM attributes"), []),
         Step::Meta(name, value) => run(
             sql("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)"),
@@ -399,7 +412,7 @@ fn read_kept(row: &Row<'_>) -> JournalResult<Kept> {
     })
 }
 
-fn read_attributes(row: &Row<'_>) -> JournalResult<FileAttributes> {
+pub(super) fn read_attributes(row: &Row<'_>) -> JournalResult<FileAttributes> {
     let mtime: Option<i64> = row.get("mtime")?;
     Ok(FileAttributes {
         mtime: mtime.map(time_from_nanos),
@@ -485,11 +498,11 @@ pub(super) fn checkpoint(connection: &Connection) -> JournalResult<(i64, i64)> {
     Ok(connection.query_row(sql, [], |row| Ok((row.get(1)?, row.get(2)?)))?)
 }
 
-fn damaged(what: String) -> JournalError {
+pub(super) fn damaged(what: String) -> JournalError {
     JournalError::Damaged(what)
 }
 
-fn key(text: String) -> JournalResult<Key> {
+pub(super) fn key(text: String) -> JournalResult<Key> {
     Key::new(&text).ok_or_else(|| damaged(format!("no key: {text:?}")))
 }
 

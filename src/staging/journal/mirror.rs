@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 
 use crate::disk::FileId;
+use crate::staging::local_name::LocalName;
 use crate::staging::record::{Change, Conflict, Kept, Record, Released, Seq};
 use crate::store::{Key, ObjectVersion};
 
@@ -43,6 +44,7 @@ pub(super) struct Mirror {
     kept: HashMap<FileId, Kept>,
     /// Conflicts by the key of their copy.
     conflicts: BTreeMap<Key, Conflict>,
+    locals: BTreeMap<Key, LocalName>,
     /// Keys whose object is being deleted at this moment, or may be, since the answer was lost.
     deleting: HashSet<Key>,
     /// Keys whose record changed since the follower last asked.
@@ -152,6 +154,33 @@ impl Mirror {
 
     pub(super) fn forget_conflict(&mut self, copy: &Key) {
         self.conflicts.remove(&copy.folded());
+    }
+
+    /// Returns the names that this disk alone knows.
+    pub(super) fn locals(&self) -> impl Iterator<Item = &LocalName> {
+        self.locals.values()
+    }
+
+    /// Returns those whose folded key begins so.
+    pub(super) fn locals_below(&self, prefix: &str) -> impl Iterator<Item = &LocalName> {
+        let first = Key::new(prefix).or_else(|| Key::new("\0"));
+        first
+            .into_iter()
+            .flat_map(|first| self.locals.range(first..))
+            .take_while(move |(key, _)| key.as_str().starts_with(prefix))
+            .map(|(_, name)| name)
+    }
+
+    pub(super) fn local(&self, key: &Key) -> Option<&LocalName> {
+        self.locals.get(key)
+    }
+
+    pub(super) fn set_local(&mut self, name: LocalName) {
+        self.locals.insert(name.key.folded(), name);
+    }
+
+    pub(super) fn remove_local(&mut self, key: &Key) {
+        self.locals.remove(key);
     }
 
     pub(super) fn note_changed(&mut self, key: Key) {

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::{JournalError, JournalResult};
 
 /// The schema this program writes.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 /// Marks the file as ours ("vbjr").
 const APPLICATION_ID: i64 = 0x7662_6a72;
 /// How long a connection waits for another process that looks into the database.
@@ -94,6 +94,19 @@ const MIGRATIONS: [&str; VERSION as usize] = [
         gid INTEGER,
         kept_at INTEGER NOT NULL,
         replaced INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+    "
+    CREATE TABLE local_names (
+        folded TEXT PRIMARY KEY,
+        key TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        target BLOB,
+        device INTEGER,
+        mtime INTEGER,
+        mode INTEGER,
+        uid INTEGER,
+        gid INTEGER
     ) STRICT, WITHOUT ROWID;
 ",
 ];

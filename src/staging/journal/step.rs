@@ -3,6 +3,7 @@
 
 use super::mirror::{Attempt, Mirror};
 use crate::disk::FileId;
+use crate::staging::local_name::LocalName;
 use crate::staging::record::{Conflict, Kept, Record};
 use crate::store::attributes::FileAttributes;
 use crate::store::{Key, ObjectVersion};
@@ -34,6 +35,10 @@ pub(super) enum Step {
     KeepAttributes(ObjectVersion, FileAttributes),
     /// Forgets all kept attributes.
     ForgetAttributes,
+    /// Sets what a local name stands for.
+    SetLocal(LocalName),
+    /// Forgets a local name.
+    RemoveLocal(Key),
     /// Sets a value that belongs to the journal as a whole; in the database only.
     Meta(&'static str, String),
 }
@@ -46,7 +51,11 @@ impl Mirror {
             Step::Set(record) => {
                 !record.change.is_open() || self.record(&record.key.folded()).is_some()
             }
-            Step::KeepAttributes(..) | Step::ForgetAttributes | Step::Meta(..) => false,
+            Step::KeepAttributes(..)
+            | Step::ForgetAttributes
+            | Step::SetLocal(_)
+            | Step::RemoveLocal(_)
+            | Step::Meta(..) => false,
             Step::Remove(_)
             | Step::BeginAttempt(..)
             | Step::EndAttempt(..)
@@ -72,6 +81,8 @@ impl Mirror {
             Step::Unrelease(file) => self.unrelease(file),
             Step::NoteConflict(conflict) => self.note_conflict(conflict),
             Step::ForgetConflict(copy) => self.forget_conflict(&copy),
+            Step::SetLocal(name) => self.set_local(name),
+            Step::RemoveLocal(key) => self.remove_local(&key),
             Step::KeepAttributes(..) | Step::ForgetAttributes | Step::Meta(..) => {}
         }
     }
