@@ -6,6 +6,7 @@
 pub mod catalog;
 pub mod conflicts;
 mod find;
+pub mod fstab;
 pub mod mount;
 pub mod queue;
 pub mod status;
@@ -47,6 +48,8 @@ pub enum Command {
     Mount(mount::MountArgs),
     /// Unmounts.
     Umount(umount::UmountArgs),
+    /// Prints the line of fstab that mounts at every start, or adds it.
+    Fstab(fstab::FstabArgs),
     /// Shows cache, upload queue, alerts, and whether it is safe to shut down.
     Status(status::StatusArgs),
     /// Shows what waits for upload, how far it is and why it does not go; or tries it again.
@@ -102,6 +105,7 @@ fn run_command(opts: Opts) -> Result<(), Failure> {
     match opts.command {
         Command::Mount(args) => mount::run(args, opts.env_file),
         Command::Umount(args) => umount::run(&args),
+        Command::Fstab(args) => fstab::run(&args, opts.env_file),
         Command::Status(args) => status::run(&args, opts.env_file),
         Command::Queue(args) => queue::run(&args, opts.env_file),
         Command::Conflicts(args) => conflicts::run(&args, opts.env_file),

@@ -146,7 +146,7 @@ fn failure(error: MountError) -> Failure {
     Failure::Failed(error.to_string())
 }
 
-fn parse_options(texts: &[String], sloppy: bool) -> Result<MountOptions, Failure> {
+pub(super) fn parse_options(texts: &[String], sloppy: bool) -> Result<MountOptions, Failure> {
     let mut options = MountOptions::default();
     let errors: Vec<String> = texts
         .iter()

@@ -124,6 +124,7 @@ impl Config {
             delete_limit: reader.get("DELETE_LIMIT", value::count_or_none),
             passthrough: reader.get("PASSTHROUGH", value::switch),
             log_file: reader.optional_path("LOG_FILE"),
+            env_file: reader.env_file.take(),
             warnings: std::mem::take(&mut reader.warnings),
         };
         reader.check_layout(&config);
@@ -148,7 +149,8 @@ struct Given {
 struct Reader<'a> {
     inputs: &'a Inputs,
     given: HashMap<&'static str, Given>,
-    /// The folder of the env file, if there is one.
+    /// The env file that was read, if there is one, and its folder.
+    env_file: Option<PathBuf>,
     env_folder: Option<PathBuf>,
     /// Whether the administrator set this up: unnamed directories then lie in the system's places.
     system_layout: bool,
@@ -161,6 +163,7 @@ impl<'a> Reader<'a> {
         let mut reader = Self {
             inputs,
             given: HashMap::new(),
+            env_file: None,
             env_folder: None,
             system_layout: inputs.source.is_some(),
             problems: Vec::new(),
@@ -227,7 +230,8 @@ impl<'a> Reader<'a> {
     fn take_assignments(&mut self, path: &Path, text: &str) {
         let folder = path.parent().unwrap_or(Path::new("/"));
         self.env_folder = Some(resolve(folder, &self.inputs.current_dir));
-        self.system_layout |= path == self.inputs.system_env_file;
+        self.env_file = Some(resolve(path, &self.inputs.current_dir));
+        self.system_layout |= path == self.inputs.system_env_file || self.is_credential(path);
         let (assignments, errors) = env_file::parse(text);
         for error in errors {
             let text = format!("{}:{}: {}", path.display(), error.line, error.reason);
@@ -240,6 +244,13 @@ impl<'a> Reader<'a> {
             };
             self.take(&found.name, &found.value, origin);
         }
+    }
+
+    /// Whether systemd hands this file over (systemd.exec(5), `LoadCredential=`): its folder is no
+    /// place for anything else.
+    fn is_credential(&self, path: &Path) -> bool {
+        let folder = self.inputs.environment.get("CREDENTIALS_DIRECTORY");
+        folder.is_some_and(|folder| path.starts_with(folder))
     }
 
     /// Returns the setting, its text and where that came from, the default included.

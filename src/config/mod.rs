@@ -75,6 +75,8 @@ pub struct Config {
     pub passthrough: bool,
     /// The file that a daemon logs to, in place of the system log.
     pub log_file: Option<PathBuf>,
+    /// The env file that was read, if there was one.
+    pub env_file: Option<PathBuf>,
     /// What was accepted but deserves a word to the user at each mount.
     pub warnings: Vec<String>,
 }

@@ -145,9 +145,10 @@ impl MountOptions {
                 (self.sync, self.dirsync) = (false, false);
             }
             // For mount(8) and systemd, or without a meaning for a file system in user space.
-            "_netdev" | "nofail" | "auto" | "noauto" | "nouser" | "nousers" | "noowner"
-            | "nogroup" | "relatime" | "norelatime" | "strictatime" | "nostrictatime"
-            | "diratime" | "nodiratime" | "lazytime" | "nolazytime" | "silent" | "loud" => {}
+            "_netdev" | "_rnetdev" | "nofail" | "auto" | "noauto" | "nouser" | "nousers"
+            | "noowner" | "nogroup" | "relatime" | "norelatime" | "strictatime"
+            | "nostrictatime" | "diratime" | "nodiratime" | "lazytime" | "nolazytime"
+            | "iversion" | "noiversion" | "mand" | "nomand" | "silent" | "loud" => {}
             "remount" => return Err(OptionError::Remount),
             _ => return Err(unknown_or_without_value(name)),
         }

@@ -189,6 +189,19 @@ fn the_env_file_of_the_machine_serves_when_the_folder_has_none() {
 }
 
 #[test]
+fn directories_do_not_count_from_where_systemd_hands_the_settings_over() {
+    let mut case = Case::local(&[]);
+    case.write("credentials/voicebeatfs.env", "LIST_TTL_SECONDS=7\n");
+    case.inputs.env_file = Some("credentials/voicebeatfs.env".into());
+    assert_eq!(case.load().cache_dir, case.path("credentials/cache"));
+    let folder = case.path("credentials");
+    case.set(&[("CREDENTIALS_DIRECTORY", folder.to_str().unwrap())]);
+    let config = case.load();
+    assert_eq!(config.cache_dir, Path::new("/var/cache/voicebeatfs/local"));
+    assert_eq!(config.env_file, Some(folder.join("voicebeatfs.env")));
+}
+
+#[test]
 fn a_folder_called_env_is_no_env_file() {
     let case = Case::local(&[]);
     fs::create_dir(case.path(".env")).unwrap();

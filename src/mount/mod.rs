@@ -13,6 +13,7 @@ pub mod lock;
 pub mod log;
 pub mod mountinfo;
 mod mountpoint;
+mod notify;
 mod outstanding;
 mod session;
 mod signals;

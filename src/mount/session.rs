@@ -16,7 +16,7 @@ use super::error::MountError;
 use super::log::Log;
 use super::signals::Signals;
 use super::supervise::{MountPlace, Running};
-use super::{Assemble, Request, directories, mountinfo, mountpoint};
+use super::{Assemble, Request, directories, mountinfo, mountpoint, notify};
 use crate::config::{Access, Backend, Config, MountOptions};
 use crate::control::MountIdentity;
 use crate::control::registry::{Record, Registry};
@@ -46,6 +46,7 @@ pub(super) fn start<F: fuser::Filesystem>(
         log::warn!("{warning}");
     }
     raise_descriptor_limit();
+    leave_no_core();
     let runtime = build_runtime()?;
     // Signals and sockets register with the runtime they are made on.
     let entered = runtime.enter();
@@ -73,6 +74,11 @@ pub(super) fn start<F: fuser::Filesystem>(
         place.mountpoint.display()
     );
     drop(entered);
+    notify::started(
+        place.mountpoint.clone(),
+        parts.service.clone(),
+        runtime.handle(),
+    );
     let warnings = parts
         .warnings
         .into_iter()
@@ -115,6 +121,19 @@ fn raise_descriptor_limit() {
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         log::warn!("the limit of open files stays as it is: {error}");
+    }
+}
+
+/// The memory of this process holds the keys of the bucket and people's recordings: it is not to lie
+/// about as a file.
+fn leave_no_core() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        log::warn!("core dumps stay possible: {error}");
     }
 }
 

@@ -15,6 +15,7 @@ use super::error::MountError;
 use super::lock::Lock;
 use super::log::Log;
 use super::mountinfo;
+use super::notify;
 use super::signals::{Signal, Signals};
 use super::unmount::{self, UnmountError};
 use crate::control::registry::Registration;
@@ -116,6 +117,7 @@ impl Running {
     /// Unmounts and waits for the kernel to let go. A second signal on the way ends it at once.
     async fn take_down(&mut self, why: &str) -> Result<(), MountError> {
         log::info!("{why}: unmounting {}", self.place.mountpoint.display());
+        notify::stopping("unmounting");
         let place = self.place.clone();
         let taken_down = tokio::task::spawn_blocking(move || unmount_or_detach(&place));
         let session_end = &mut self.session_end;
@@ -148,6 +150,7 @@ impl Running {
         if matches!(ended, Err(MountError::EndedAtOnce)) {
             return;
         }
+        notify::stopping("unmounted, finishing what is on its way");
         if let Some(Err(error)) = self.lock.as_mut().map(Lock::set_draining) {
             log::warn!("the lock file cannot be written: {error}");
         }

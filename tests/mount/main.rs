@@ -15,5 +15,6 @@ mod passthrough;
 mod programs;
 mod queue;
 mod rename;
+mod service;
 mod trash;
 mod uplink;
