@@ -38,6 +38,7 @@ const GAPS: &[(&str, &str, &str)] = &[
     ("spellings", "emulator", "no NFC folding"),
     ("control_characters", "emulator", "no newline in a path"),
     ("part_tag_is_md5", "emulator", "tags of parts are opaque"),
+    ("parts_so_far", "emulator", "ListParts is answered 501"),
     ("parts_of_unequal_size", "emulator", "answered 404"),
     ("copied_parts_of_unequal_size", "emulator", "answered 404"),
     ("completion_conditions", "emulator", "ignored"),

@@ -1,6 +1,6 @@
 //! A store in memory for the cache's tests: ranges, `If-Match`, and answers that misbehave.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::store::{
-    CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, ObjectVersion, Origin, PartNumber, PutRequest, ReadCondition,
-    StoreError, StoreResult, Upload, UserMetadata, WriteCondition,
+    CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
+    ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, Origin, PartNumber, PutRequest,
+    ReadCondition, StoreError, StoreResult, Upload, UserMetadata, WriteCondition,
 };
 
 /// How the store answers one GET.
@@ -219,6 +219,10 @@ impl ObjectStore for FakeStore {
         _: &ObjectVersion,
         _: Range<u64>,
     ) -> StoreResult<ETag> {
+        unreachable!("the cache only gets")
+    }
+
+    async fn list_parts(&self, _: &Upload) -> StoreResult<BTreeMap<PartNumber, HeldPart>> {
         unreachable!("the cache only gets")
     }
 

@@ -17,6 +17,7 @@ mod log_sync;
 mod mirror;
 mod schema;
 mod step;
+mod uploads;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -178,6 +179,12 @@ impl Journal {
             locals
                 .iter()
                 .map(|name| Step::RemoveLocal(name.key.folded())),
+        );
+        let uploads = self.open_uploads();
+        steps.extend(
+            uploads
+                .into_iter()
+                .map(|open| Step::EndUpload(open.upload.id)),
         );
         for kept in self.kept() {
             steps.extend([Step::Unkeep(kept.file), Step::Release(kept.file, None)]);

@@ -35,8 +35,8 @@ pub use self::journal::{Journal, JournalError, JournalResult};
 pub use self::local_name::{LocalName, Special, StandsFor};
 use self::pool::Pool;
 pub use self::record::{
-    Change, Confirmed, Conflict, Deleted, Edit, Hold, Identity, Kept, PutState, Record, Released,
-    Sealed, Seq,
+    Change, Confirmed, Conflict, Deleted, Edit, Hold, Identity, Kept, OpenUpload, PutState, Record,
+    Released, Sealed, SentPart, Seq,
 };
 pub use self::replay::{Orphan, Replay};
 pub use self::snapshot::{Snapshot, SnapshotError, SnapshotFile, SnapshotSource, Snapshots};

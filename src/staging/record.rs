@@ -1,12 +1,13 @@
 //! What the journal says: plain types, without behaviour that touches a disk.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
 
 use super::local_name::LocalName;
 use crate::disk::FileId;
 use crate::store::attributes::FileAttributes;
-use crate::store::{ETag, Key, Md5, ObjectVersion};
+use crate::store::{ETag, Key, Md5, ObjectVersion, PartNumber, Upload};
 
 /// The order of the last change of a record. Grows with every change, also over restarts, and so
 /// names one state of one key.
@@ -143,6 +144,12 @@ impl Record {
 }
 
 impl Sealed {
+    /// Returns the length of a part, counted from 0.
+    pub fn part_length(&self, at: usize) -> u64 {
+        let offset = self.part_size.saturating_mul(at as u64);
+        self.part_size.min(self.length.saturating_sub(offset))
+    }
+
     /// Returns the tag that an object with these bytes gets, sent in these parts.
     pub fn etag(&self) -> ETag {
         if let [md5] = self.parts[..] {
@@ -327,6 +334,30 @@ pub struct Released {
     pub file: FileId,
     /// The version whose bytes it holds, if it is to be moved into the cache; else it goes.
     pub adopt_as: Option<ObjectVersion>,
+}
+
+/// A multipart upload that was begun and, as far as is known, neither completed nor taken back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenUpload {
+    /// The server's name for it, and the key that the object is for.
+    pub upload: Upload,
+    /// The state of the record that it was begun for.
+    pub seq: Seq,
+    /// The write id that its object will carry.
+    pub write_id: String,
+    /// The parts that the server has confirmed.
+    pub parts: BTreeMap<PartNumber, SentPart>,
+}
+
+/// A part that was sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SentPart {
+    /// Length in bytes.
+    pub size: u64,
+    /// The digest of its bytes.
+    pub md5: Md5,
+    /// The tag that the server gave it.
+    pub etag: ETag,
 }
 
 /// What became of a confirmed operation.

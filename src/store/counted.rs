@@ -1,5 +1,6 @@
 //! Counts what is asked of a bucket, by R2's price classes.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -7,9 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition, StoreResult,
-    Upload, WriteCondition,
+    CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
+    ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition,
+    StoreResult, Upload, WriteCondition,
 };
 use crate::metrics::{Operations, PriceClass};
 
@@ -74,6 +75,10 @@ impl<S: ObjectStore> ObjectStore for CountedStore<S> {
         self.sent(PriceClass::A)
             .upload_part_copy(upload, number, source, range)
             .await
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> StoreResult<BTreeMap<PartNumber, HeldPart>> {
+        self.sent(PriceClass::A).list_parts(upload).await
     }
 
     async fn complete_multipart(

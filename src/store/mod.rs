@@ -325,6 +325,15 @@ pub struct Upload {
 /// Number of a part, from 1 to 10,000.
 pub type PartNumber = u16;
 
+/// A part of an upload that the server has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldPart {
+    /// Length in bytes.
+    pub size: u64,
+    /// Its tag.
+    pub etag: ETag,
+}
+
 /// What can go wrong between us and a store. A variant exists where a caller acts differently.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -467,6 +476,9 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
         source: &ObjectVersion,
         range: Range<u64>,
     ) -> StoreResult<ETag>;
+
+    /// Returns the parts that an upload has so far.
+    async fn list_parts(&self, upload: &Upload) -> StoreResult<BTreeMap<PartNumber, HeldPart>>;
 
     /// Makes the object of its parts, in order from part 1. A failed condition ends the upload.
     async fn complete_multipart(

@@ -5,6 +5,7 @@
 //! knowledge of what was tried. The bytes of a GET are not repeated here either: the cache knows
 //! which of them it has.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,9 +16,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::{
-    CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition, StoreError,
-    StoreResult, Upload, WriteCondition,
+    CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
+    ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition,
+    StoreError, StoreResult, Upload, WriteCondition,
 };
 use crate::clock::SharedClock;
 
@@ -216,6 +217,12 @@ impl ObjectStore for RetryStore {
                 .upload_part_copy(upload, number, source, range.clone())
         };
         self.retry(Class::Repeatable, what, send).await
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> StoreResult<BTreeMap<PartNumber, HeldPart>> {
+        let what = ("the parts of", upload.key.as_str());
+        let send = || self.inner.list_parts(upload);
+        self.retry(Class::Read, what, send).await
     }
 
     async fn complete_multipart(

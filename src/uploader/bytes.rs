@@ -1,4 +1,5 @@
-//! Sending the bytes of a staged file: sealing it, one PUT or a multipart upload.
+//! Sending the bytes of a staged file: sealing it, and one PUT. Larger ones go by
+//! [`super::multipart`].
 //!
 //! A version is never sent while it changes. Every write raises the file's generation before it
 //! changes a byte; the digests are computed, and the generation is the same after the last byte was
@@ -9,48 +10,26 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{self, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::UploadOptions;
 use super::plan::Outcome;
 use super::send::{Operation, Sender, Stop};
-use super::verdict::{self, Failure};
+use super::verdict;
 use crate::disk::FileId;
-use crate::staging::{Change, PutState, Sealed, Seq, Snapshot, StagedFile};
-use crate::store::attributes::{FileAttributes, PART_SIZE};
-use crate::store::{
-    ETag, Key, Md5, ObjectStore, PartNumber, PutRequest, StoreError, StoreResult, Upload,
-};
+use crate::staging::{Change, PutState, Sealed, Snapshot, StagedFile};
+use crate::store::attributes::FileAttributes;
+use crate::store::{ETag, Md5, PutRequest, StoreError};
 
 /// All uploads together hold so many bytes in memory.
 pub(super) const MEMORY_BYTES: usize = 128 << 20;
 /// Unit in which memory is given out.
 pub(super) const MEMORY_UNIT: usize = 64 << 10;
-/// Parts of one file that are sent at once.
-const PARTS_AT_ONCE: usize = 4;
-/// What a part gets of a limited line, if there are to be more at once: of few parts at a time more
-/// are done when something comes between, and no server gives up a body that hardly moves.
-const PART_BYTES_PER_SECOND: u64 = 1 << 20;
-/// Tries for one part before the whole upload waits; the store's own retries come on top.
-pub(super) const PART_TRIES: u32 = 4;
-
-/// A multipart upload that was begun and failed for a while.
-pub(super) struct Unfinished {
-    key: Key,
-    seq: Seq,
-    upload: Upload,
-    /// What the store has, by part; empty where it has nothing yet.
-    parts: Vec<Option<ETag>>,
-}
 
 /// The bytes that are to be sent.
 #[derive(Clone)]
-enum Source {
+pub(super) enum Source {
     /// A staged file, in this generation.
     Staged(Arc<StagedFile>, u64),
     /// What an open one was at some instant, which does not change.
@@ -58,7 +37,7 @@ enum Source {
 }
 
 impl Source {
-    fn is_unchanged(&self) -> bool {
+    pub(super) fn is_unchanged(&self) -> bool {
         match self {
             Source::Staged(file, generation) => file.generation() == *generation,
             Source::Snapshot(_) => true,
@@ -97,44 +76,6 @@ impl Sender {
         let units = u32::try_from(units.clamp(1, all)).unwrap_or(1);
         let permit = Arc::clone(&self.memory).acquire_many_owned(units).await;
         permit.expect("the semaphore is never closed")
-    }
-
-    /// Takes back an unfinished upload of a key whose record has gone on without it.
-    pub(super) fn abort_outdated(self: &Arc<Self>, key: &Key, current: Option<Seq>) {
-        let outdated = {
-            let mut all = self.unfinished.lock();
-            let at = all
-                .iter()
-                .position(|u| u.key.folded() == *key && Some(u.seq) != current);
-            at.map(|at| all.swap_remove(at))
-        };
-        if let Some(outdated) = outdated {
-            let sender = Arc::clone(self);
-            tokio::spawn(async move { sender.abort(&outdated).await });
-        }
-    }
-
-    /// Takes back an upload. If that fails, the bucket drops it after some days (R2:
-    /// object-lifecycles).
-    async fn abort(&self, unfinished: &Unfinished) {
-        if let Err(error) = self.store.abort_multipart(&unfinished.upload).await {
-            log::debug!(
-                "The upload of {} cannot be aborted: {error}",
-                unfinished.key
-            );
-        }
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
-    }
-
-    /// Takes back every upload that is not finished.
-    pub(super) async fn abort_unfinished(&self) {
-        let unfinished = std::mem::take(&mut *self.unfinished.lock());
-        for unfinished in &unfinished {
-            self.abort(unfinished).await;
-        }
     }
 }
 
@@ -280,7 +221,7 @@ impl Operation {
     }
 
     /// Fails if the file or its record has changed, or the uploader stops.
-    fn check(&self, source: &Source) -> Result<(), Stop> {
+    pub(super) fn check(&self, source: &Source) -> Result<(), Stop> {
         match source.is_unchanged() && self.is_current() && !self.sender.is_stopping() {
             true => Ok(()),
             false => Err(Stop::Changed),
@@ -316,189 +257,23 @@ impl Operation {
         self.sender.pace.lock().sent(now, sealed.length);
         Ok(etag)
     }
-
-    async fn put_parts(
-        &mut self,
-        source: &Source,
-        sealed: &Sealed,
-        attributes: &FileAttributes,
-    ) -> Result<ETag, Stop> {
-        // The write id goes with the upload from its beginning, so it is begun before.
-        self.begin().await?;
-        let mut unfinished = match self.take_unfinished() {
-            Some(unfinished) => unfinished,
-            None => self.create(sealed, attributes).await?,
-        };
-        let sent = self.send_parts(source, sealed, &mut unfinished).await;
-        let completed = match sent {
-            Ok(()) => self.complete(source, &unfinished).await,
-            Err(stop) => Err(stop),
-        };
-        match &completed {
-            // A failed condition and a completion end the upload.
-            Ok(_) | Err(Stop::Store(StoreError::PreconditionFailed | StoreError::UploadGone)) => {}
-            Err(Stop::Store(error)) if may_go_on(error) => {
-                self.sender.unfinished.lock().push(unfinished);
-            }
-            Err(_) => {
-                self.sender.abort(&unfinished).await;
-                self.end()?;
-            }
-        }
-        completed
-    }
-
-    /// Returns an upload of the same version that was begun before.
-    fn take_unfinished(&self) -> Option<Unfinished> {
-        let mut all = self.sender.unfinished.lock();
-        let at = all
-            .iter()
-            .position(|u| u.key == self.record.key && u.seq == self.record.seq)?;
-        Some(all.swap_remove(at))
-    }
-
-    async fn create(
-        &mut self,
-        sealed: &Sealed,
-        attributes: &FileAttributes,
-    ) -> Result<Unfinished, Stop> {
-        let mut headers = self.headers(attributes);
-        let part_size = sealed.part_size.to_string();
-        headers.metadata.insert(PART_SIZE.into(), part_size);
-        let store = Arc::clone(&self.sender.store);
-        let created = store.create_multipart(&self.record.key, headers).await;
-        Ok(Unfinished {
-            key: self.record.key.clone(),
-            seq: self.record.seq,
-            upload: self.hear(created)?,
-            parts: vec![None; sealed.parts.len()],
-        })
-    }
-
-    async fn send_parts(
-        &mut self,
-        source: &Source,
-        sealed: &Sealed,
-        unfinished: &mut Unfinished,
-    ) -> Result<(), Stop> {
-        let missing = unfinished.parts.iter().enumerate();
-        let missing: Vec<usize> = missing
-            .filter(|(_, part)| part.is_none())
-            .map(|(at, _)| at)
-            .collect();
-        let sealed = Arc::new(sealed.clone());
-        let (sender, upload) = (Arc::clone(&self.sender), unfinished.upload.clone());
-        let (key, seq) = (self.record.key.clone(), self.record.seq);
-        let sends = missing.into_iter().map(|at| {
-            let part = Part {
-                sender: Arc::clone(&sender),
-                source: source.clone(),
-                sealed: Arc::clone(&sealed),
-                upload: upload.clone(),
-                key: key.clone(),
-                seq,
-                at,
-            };
-            part.send()
-        });
-        let at_once = parts_at_once(&self.sender.options);
-        let mut sends = stream::iter(sends).buffer_unordered(at_once);
-        while let Some(sent) = sends.next().await {
-            if let Err(Stop::Store(error)) = &sent {
-                self.heard |= !matches!(error, StoreError::Unavailable { .. });
-            }
-            let (at, etag) = sent?;
-            self.heard = true;
-            unfinished.parts[at] = Some(etag);
-        }
-        Ok(())
-    }
-
-    async fn complete(&mut self, source: &Source, unfinished: &Unfinished) -> Result<ETag, Stop> {
-        self.check(source)?;
-        // Begun anew, since the time counts from which on it may land; and atomically with the
-        // question whether the record is still the same.
-        self.begin().await?;
-        let parts: Vec<ETag> = unfinished.parts.iter().flatten().cloned().collect();
-        let condition = verdict::condition(&self.record);
-        let store = Arc::clone(&self.sender.store);
-        let completed = store.complete_multipart(&unfinished.upload, &parts, condition);
-        let completed = completed.await;
-        Ok(self.hear(completed)?)
-    }
 }
 
 /// Bytes to be sent, and the right to hold them in memory.
-struct Body {
-    bytes: Bytes,
+pub(super) struct Body {
+    pub(super) bytes: Bytes,
     _memory: OwnedSemaphorePermit,
 }
 
-/// One part on its way.
-struct Part {
-    sender: Arc<Sender>,
-    source: Source,
-    sealed: Arc<Sealed>,
-    upload: Upload,
-    key: Key,
-    seq: Seq,
-    /// From 0.
-    at: usize,
-}
-
-impl Part {
-    async fn send(self) -> Result<(usize, ETag), Stop> {
-        let number = PartNumber::try_from(self.at + 1).map_err(io::Error::other)?;
-        self.check()?;
-        let body = read_part(&self.sender, &self.source, &self.sealed, self.at).await?;
-        let mut tries = 0;
-        loop {
-            self.check()?;
-            tries += 1;
-            match self.upload(number, &body).await {
-                Ok(etag) => {
-                    let now = self.sender.clock.instant();
-                    self.sender.pace.lock().sent(now, body.bytes.len() as u64);
-                    return Ok((self.at, etag));
-                }
-                Err(error) if may_go_on(&error) && tries < PART_TRIES => {
-                    let pause = Duration::from_secs(1 << tries);
-                    let asked = error.retry_after().unwrap_or_default();
-                    log::debug!("Part {number} of {}: {error}", self.key);
-                    tokio::time::sleep(pause.max(asked)).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    async fn upload(&self, number: PartNumber, body: &Body) -> StoreResult<ETag> {
-        let store: &dyn ObjectStore = &*self.sender.store;
-        let md5 = self.sealed.parts[self.at];
-        store
-            .upload_part(&self.upload, number, body.bytes.clone(), md5)
-            .await
-    }
-
-    fn check(&self) -> Result<(), Stop> {
-        let journal = self.sender.staging.journal();
-        let wanted = self.source.is_unchanged() && journal.is_current(&self.key, self.seq);
-        match wanted && !self.sender.is_stopping() {
-            true => Ok(()),
-            false => Err(Stop::Changed),
-        }
-    }
-}
-
 /// Reads a part of a sealed file and compares it with its digest.
-async fn read_part(
+pub(super) async fn read_part(
     sender: &Sender,
     source: &Source,
     sealed: &Sealed,
     at: usize,
 ) -> Result<Body, Stop> {
     let offset = at as u64 * sealed.part_size;
-    let length = sealed.part_size.min(sealed.length.saturating_sub(offset));
+    let length = sealed.part_length(at);
     let memory = sender.reserve(length).await;
     let (bytes, md5) = source.read(offset, length).await.map_err(shorter)?;
     if md5 != sealed.parts[at] {
@@ -516,25 +291,6 @@ fn shorter(error: io::Error) -> Stop {
         io::ErrorKind::UnexpectedEof => Stop::Unsealed,
         _ => Stop::File(error),
     }
-}
-
-/// Returns how many parts of one file are sent at once.
-fn parts_at_once(options: &UploadOptions) -> usize {
-    let fit = options
-        .limit_bytes_per_second
-        .map(|limit| limit / PART_BYTES_PER_SECOND);
-    fit.and_then(|fit| usize::try_from(fit).ok())
-        .map_or(PARTS_AT_ONCE, |fit| fit.clamp(1, PARTS_AT_ONCE))
-}
-
-/// Whether an upload that has met this failure can be gone on with.
-pub(super) fn may_go_on(error: &StoreError) -> bool {
-    let gone = matches!(error, StoreError::UploadGone);
-    !gone
-        && matches!(
-            verdict::classify(error),
-            Failure::Unreachable(_) | Failure::Transient(_)
-        )
 }
 
 /// Writes a size for people.

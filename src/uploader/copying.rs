@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 
-use super::bytes::{PART_TRIES, may_go_on};
+use super::multipart::{PART_TRIES, may_go_on};
 use super::plan::Outcome;
 use super::send::{Operation, Sender, Stop};
 use super::verdict;
@@ -66,24 +66,14 @@ impl Operation {
         let store = Arc::clone(&self.sender.store);
         let created = store.create_multipart(&request.destination, headers).await;
         let upload = self.hear(created)?;
+        let open = self.opened(upload.clone()).await?;
         let copied = self.copy_parts(&request, &source, part_size, &upload).await;
-        // A failed condition ends the upload as a completion does.
-        let is_over = match &copied {
-            Ok(_) => true,
-            Err(Stop::Store(error)) => {
-                matches!(
-                    error,
-                    StoreError::PreconditionFailed | StoreError::UploadGone
-                )
+        match &copied {
+            // A failed condition ends the upload as a completion does.
+            Ok(_) | Err(Stop::Store(StoreError::PreconditionFailed | StoreError::UploadGone)) => {
+                self.closed(&open)?;
             }
-            Err(_) => false,
-        };
-        if !is_over {
-            tokio::spawn(async move {
-                if let Err(error) = store.abort_multipart(&upload).await {
-                    log::debug!("The copy to {} cannot be aborted: {error}", upload.key);
-                }
-            });
+            Err(_) => self.sender.spawn_abort(open),
         }
         copied
     }

@@ -75,6 +75,7 @@ impl Follower {
     pub(super) async fn run(mut self) {
         let mut changed = self.sender.staging.journal().changed();
         self.take_in_all();
+        self.sender.abort_outdated();
         // As many as the plan lets go at once can end at once.
         let (ended_sender, mut ended) = mpsc::channel(2 * self.sender.options.concurrency.max(1));
         let mut stop_at = None;
@@ -109,7 +110,7 @@ impl Follower {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        let _ = tokio::time::timeout(ABORT_LIMIT, self.sender.abort_unfinished()).await;
+        let _ = tokio::time::timeout(ABORT_LIMIT, self.sender.abort_at_stop()).await;
     }
 
     fn stop_grace(&self) -> Duration {
@@ -150,8 +151,7 @@ impl Follower {
             let length = snapshot.map(|snapshot| snapshot.length);
             Task::of(&record, length, clock.now(), clock.instant())
         });
-        let current = task.as_ref().map(|task| task.seq);
-        self.sender.abort_outdated(key, current);
+        self.sender.abort_outdated();
         self.plan.update(key, task);
     }
 

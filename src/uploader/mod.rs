@@ -8,6 +8,7 @@
 mod bytes;
 mod copying;
 mod follow;
+mod multipart;
 mod pace;
 mod plan;
 mod send;
@@ -190,6 +191,7 @@ impl Uploader {
         runtime: &Handle,
     ) -> Arc<Uploader> {
         let clock_now = clock.instant();
+        let left_open = Sender::left_open(staging.journal().open_uploads());
         let sender = Arc::new(Sender {
             options,
             staging,
@@ -197,7 +199,7 @@ impl Uploader {
             confirm,
             clock,
             memory: Arc::new(Semaphore::new(MEMORY_BYTES / MEMORY_UNIT)),
-            unfinished: Mutex::default(),
+            unfinished: Mutex::new(left_open),
             lost_deletes: Mutex::default(),
             flushes: Mutex::default(),
             pace: Mutex::new(Pace::new(clock_now)),

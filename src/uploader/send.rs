@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use super::bytes::Unfinished;
+use super::multipart::Unfinished;
 use super::pace::Pace;
 use super::plan::Outcome;
 use super::verdict::{self, Failure, Verdict};
@@ -44,7 +44,7 @@ pub(super) struct Sender {
     pub(super) clock: SharedClock,
     /// Bounds the bytes held in memory by all uploads.
     pub(super) memory: Arc<Semaphore>,
-    /// Multipart uploads that failed for a while, to be gone on with.
+    /// Multipart uploads that nobody works on, to be gone on with or taken back.
     pub(super) unfinished: parking_lot::Mutex<Vec<Unfinished>>,
     /// When a delete of a key was sent whose answer was lost. Keys are folded.
     pub(super) lost_deletes: parking_lot::Mutex<HashMap<Key, Instant>>,
@@ -201,7 +201,7 @@ impl Operation {
     /// What is about to be changed in the bucket must be known here also after a power cut: else a
     /// rename could be half done there and never begun here, our own write be somebody else's, or
     /// what the cut has left of a file replace what was uploaded whole.
-    async fn sync(&self) -> Result<(), Stop> {
+    pub(super) async fn sync(&self) -> Result<(), Stop> {
         let staging = Arc::clone(&self.sender.staging);
         let file = self.record.change.file();
         let synced = tokio::task::spawn_blocking(move || match file {

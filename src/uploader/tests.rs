@@ -2,6 +2,7 @@ mod copies;
 mod durable;
 mod fake;
 mod faults;
+mod resume;
 mod soak;
 mod trash;
 
@@ -103,6 +104,37 @@ impl Bench {
         let clock: SharedClock = Arc::new(TokioClock::new());
         let staging = open(dir.path(), &clock);
         let store = Arc::new(FakeStore::new());
+        let uploader = start(&staging, &store, &clock);
+        Bench {
+            dir,
+            clock,
+            staging,
+            store,
+            uploader,
+        }
+    }
+
+    /// Begins anew with what is on the disk, as a process after this one does.
+    async fn restart(self) -> Bench {
+        self.uploader.stop().await;
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same, with something done to the staging directory in between.
+    async fn restart_with(self, meanwhile: impl FnOnce(&Staging)) -> Bench {
+        let Bench {
+            dir,
+            clock,
+            staging,
+            store,
+            uploader,
+        } = self;
+        drop(uploader);
+        // What still runs holds the journal.
+        tokio::time::sleep(HOUR).await;
+        meanwhile(&staging);
+        drop(staging);
+        let staging = open(dir.path(), &clock);
         let uploader = start(&staging, &store, &clock);
         Bench {
             dir,
@@ -405,27 +437,12 @@ async fn what_is_left_at_the_stop_is_done_after_the_restart() {
     bench.uploader.stop().await;
     let left = bench.uploader.status();
     assert!(left.queued > 0 && left.active == 0, "{left:?}");
-    assert_eq!(
-        bench.store.open_uploads(),
-        0,
-        "nothing lies about in the bucket"
-    );
-    let Bench {
-        dir,
-        clock,
-        staging,
-        store,
-        uploader,
-    } = bench;
-    drop(uploader);
-    tokio::task::yield_now().await;
-    drop(staging);
-    let staging = open(dir.path(), &clock);
-    assert_eq!(staging.journal().records().len(), left.queued);
-    let uploader = start(&staging, &store, &clock);
-    assert!(uploader.drain(HOUR).await);
+    let bench = bench.restart().await;
+    assert_eq!(bench.journal().records().len(), left.queued);
+    bench.drain().await;
     for n in 0..40u8 {
-        let object = store.object(&format!("take {n}")).unwrap();
+        let object = bench.store.object(&format!("take {n}")).unwrap();
         assert!(object.bytes == take(3 << 15, n));
     }
+    assert_eq!(bench.store.open_uploads(), 0);
 }

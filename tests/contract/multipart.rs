@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use voicebeatfs::store::StoreError::*;
-use voicebeatfs::store::{ETag, Md5, ObjectVersion, StoreResult, Upload, WriteCondition};
+use voicebeatfs::store::{ETag, HeldPart, Md5, ObjectVersion, StoreResult, Upload, WriteCondition};
 
 use super::subject::{Subject, behaviours, headers, put_request};
 
@@ -10,6 +10,7 @@ behaviours![
     upload_in_parts,
     part_tag_is_md5,
     part_sent_again,
+    parts_so_far,
     missing_part,
     parts_of_unequal_size,
     completion_conditions,
@@ -87,6 +88,27 @@ async fn part_sent_again(subject: Subject) {
         .await
         .unwrap();
     assert!(subject.get("a").await.unwrap() == part(2, 50));
+}
+
+/// Also the parts that came out of order, and those that were sent twice.
+async fn parts_so_far(subject: Subject) {
+    let upload = begin(&subject).await;
+    let list = || subject.store.list_parts(&upload);
+    assert_eq!(list().await.unwrap().len(), 0);
+    let body = part(1, PART);
+    send(&subject, &upload, 2, &part(2, 10)).await.unwrap();
+    send(&subject, &upload, 1, &part(3, 30)).await.unwrap();
+    send(&subject, &upload, 1, &body).await.unwrap();
+    let held = list().await.unwrap();
+    let wanted = [(1, body), (2, part(2, 10))].map(|(number, body)| {
+        let etag = ETag::of_md5(Md5::of(&body));
+        let size = body.len() as u64;
+        (number, HeldPart { size, etag })
+    });
+    assert_eq!(held, wanted.into());
+    subject.store.abort_multipart(&upload).await.unwrap();
+    let gone = list().await;
+    assert!(matches!(gone, Err(UploadGone)), "{gone:?}");
 }
 
 /// Puts an object of a part and a half under a key that has to be encoded in a header.

@@ -12,7 +12,7 @@ use voicebeatfs::store::r2::{R2Store, R2Timeouts};
 use voicebeatfs::store::retry::{RetryPolicy, RetryStore, SystemSleeper};
 use voicebeatfs::store::{ETag, Md5, ObjectHeaders, StoreResult, WriteCondition};
 
-use super::subject::{Subject, settings_of};
+use super::subject::{Subject, key, settings_of};
 
 /// Long enough for a loaded machine, short enough for a test that waits for them.
 const TIMEOUTS: R2Timeouts = R2Timeouts {
@@ -144,6 +144,28 @@ async fn listings_survive_short_pages() {
     let short = Fault::ShortPage(2);
     model.add_fault(FaultRule::new(short).on(&[Operation::ListObjectsV2]));
     assert_eq!(subject.names("", false, None).await.len(), 7);
+}
+
+#[tokio::test]
+async fn listings_of_parts_survive_short_pages() {
+    let model = R2Model::start();
+    let store = subject(&model).store;
+    let headers = ObjectHeaders::default();
+    let upload = store.create_multipart(&key("a"), headers).await.unwrap();
+    let md5 = Md5::of(b"x");
+    for number in [1, 2, 3, 5, 8, 13, 21] {
+        let body = Bytes::from_static(b"x");
+        let part = store.upload_part(&upload, number, body, md5);
+        part.await.unwrap();
+    }
+    let parts = [Operation::ListParts];
+    model.add_fault(FaultRule::new(Fault::ShortPage(0)).on(&parts).nth(2));
+    model.add_fault(FaultRule::new(Fault::ShortPage(2)).on(&parts));
+    let held = store.list_parts(&upload).await.unwrap();
+    assert_eq!(
+        held.into_keys().collect::<Vec<_>>(),
+        [1, 2, 3, 5, 8, 13, 21]
+    );
 }
 
 /// After a lost answer the caller is told that it was lost, after one try.

@@ -3,6 +3,7 @@
 mod disk;
 mod kill;
 mod owner;
+mod parts;
 mod power;
 mod random;
 

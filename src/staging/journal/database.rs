@@ -10,6 +10,7 @@ use rusqlite::{
 use super::local_names;
 use super::mirror::{Attempt, Mirror};
 use super::step::Step;
+use super::uploads;
 use super::{JournalError, JournalResult};
 use crate::disk::FileId;
 use crate::staging::record::{
@@ -82,6 +83,7 @@ impl Database {
             mirror.set_local(local_names::read(row)?);
             Ok(())
         })?;
+        uploads::load(self, &mut mirror)?;
         self.each("SELECT copy, key, found_at FROM conflicts", |row| {
             mirror.note_conflict(Conflict {
                 copy: key(row.get(0)?)?,
@@ -93,7 +95,7 @@ impl Database {
         Ok(mirror)
     }
 
-    fn each(
+    pub(super) fn each(
         &self,
         sql: &str,
         mut visit: impl FnMut(&Row<'_>) -> JournalResult<()>,
@@ -148,6 +150,9 @@ fn write_step(connection: &Connection, step: &Step) -> JournalResult<()> {
             sql("DELETE FROM attempts WHERE folded = ?1 AND write_id = ?2"),
             [key.as_str(), write_id],
         ),
+        Step::BeginUpload(open) => uploads::write(connection, open),
+        Step::NotePart(id, number, part) => uploads::write_part(connection, id, *number, part),
+        Step::EndUpload(id) => uploads::remove(connection, id),
         Step::Keep(kept) => run(
             sql("INSERT OR REPLACE INTO kept VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"),
             params![
@@ -512,10 +517,10 @@ fn file(text: String) -> JournalResult<FileId> {
 }
 
 /// SQLite's integers are signed; nothing here comes near their limit.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn unsigned(number: i64) -> JournalResult<u64> {
+pub(super) fn unsigned(number: i64) -> JournalResult<u64> {
     u64::try_from(number).map_err(|_| damaged(format!("negative number {number}")))
 }

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use crate::disk::FileId;
 use crate::staging::local_name::LocalName;
-use crate::staging::record::{Change, Conflict, Kept, Record, Released, Seq};
-use crate::store::{Key, ObjectVersion};
+use crate::staging::record::{Change, Conflict, Kept, OpenUpload, Record, Released, SentPart, Seq};
+use crate::store::{Key, ObjectVersion, PartNumber};
 
 /// A write that was begun and whose end is not known.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +40,8 @@ pub(super) struct Mirror {
     /// Source of a copy, and the keys that are to become copies of it.
     copies: HashMap<Key, BTreeSet<Key>>,
     attempts: HashMap<Key, Vec<Attempt>>,
+    /// Open uploads by their ids.
+    uploads: BTreeMap<String, OpenUpload>,
     released: HashMap<FileId, Release>,
     kept: HashMap<FileId, Kept>,
     /// Conflicts by the key of their copy.
@@ -209,6 +211,24 @@ impl Mirror {
                 self.attempts.remove(key);
             }
         }
+    }
+
+    pub(super) fn open_uploads(&self) -> impl Iterator<Item = &OpenUpload> {
+        self.uploads.values()
+    }
+
+    pub(super) fn begin_upload(&mut self, open: OpenUpload) {
+        self.uploads.insert(open.upload.id.clone(), open);
+    }
+
+    pub(super) fn note_part(&mut self, id: &str, number: PartNumber, part: SentPart) {
+        if let Some(open) = self.uploads.get_mut(id) {
+            open.parts.insert(number, part);
+        }
+    }
+
+    pub(super) fn end_upload(&mut self, id: &str) {
+        self.uploads.remove(id);
     }
 
     /// Returns the writes that were begun before `before` to keys that have no record any more.

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::{JournalError, JournalResult};
 
 /// The schema this program writes.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 /// Marks the file as ours ("vbjr").
 const APPLICATION_ID: i64 = 0x7662_6a72;
 /// How long a connection waits for another process that looks into the database.
@@ -107,6 +107,22 @@ const MIGRATIONS: [&str; VERSION as usize] = [
         mode INTEGER,
         uid INTEGER,
         gid INTEGER
+    ) STRICT, WITHOUT ROWID;
+",
+    "
+    CREATE TABLE uploads (
+        id TEXT PRIMARY KEY,
+        key TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        write_id TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE upload_parts (
+        id TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        md5 BLOB NOT NULL,
+        etag TEXT NOT NULL,
+        PRIMARY KEY (id, number)
     ) STRICT, WITHOUT ROWID;
 ",
 ];

@@ -4,9 +4,9 @@
 use super::mirror::{Attempt, Mirror};
 use crate::disk::FileId;
 use crate::staging::local_name::LocalName;
-use crate::staging::record::{Conflict, Kept, Record};
+use crate::staging::record::{Conflict, Kept, OpenUpload, Record, SentPart};
 use crate::store::attributes::FileAttributes;
-use crate::store::{Key, ObjectVersion};
+use crate::store::{Key, ObjectVersion, PartNumber};
 
 /// One change. Keys that stand alone are folded.
 #[derive(Clone, Debug)]
@@ -19,6 +19,12 @@ pub(super) enum Step {
     BeginAttempt(Key, Attempt),
     /// Forgets a write whose end is known.
     EndAttempt(Key, String),
+    /// Notes an upload that was begun.
+    BeginUpload(OpenUpload),
+    /// Notes a part of an upload.
+    NotePart(String, PartNumber, SentPart),
+    /// Forgets an upload that has ended, and its parts.
+    EndUpload(String),
     /// Keeps a staged file that has lost its name.
     Keep(Kept),
     /// Keeps it no longer.
@@ -55,6 +61,9 @@ impl Mirror {
             | Step::ForgetAttributes
             | Step::SetLocal(_)
             | Step::RemoveLocal(_)
+            | Step::BeginUpload(_)
+            | Step::NotePart(..)
+            | Step::EndUpload(_)
             | Step::Meta(..) => false,
             Step::Remove(_)
             | Step::BeginAttempt(..)
@@ -75,6 +84,9 @@ impl Mirror {
             Step::Remove(key) => self.remove(&key),
             Step::BeginAttempt(key, attempt) => self.begin_attempt(key, attempt),
             Step::EndAttempt(key, write_id) => self.end_attempt(&key, &write_id),
+            Step::BeginUpload(open) => self.begin_upload(open),
+            Step::NotePart(id, number, part) => self.note_part(&id, number, part),
+            Step::EndUpload(id) => self.end_upload(&id),
             Step::Keep(kept) => self.keep(kept),
             Step::Unkeep(file) => self.unkeep(file),
             Step::Release(file, adopt_as) => self.release(file, adopt_as, commit),

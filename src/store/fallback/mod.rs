@@ -10,6 +10,7 @@ mod hidden;
 mod list;
 mod uploads;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,9 +21,9 @@ use futures::TryStreamExt;
 
 use super::local::{LocalStore, is_local_tag};
 use super::{
-    CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, ObjectVersion, Origin, PartNumber, PutRequest, ReadCondition,
-    StoreError, StoreResult, Upload, WriteCondition,
+    CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
+    ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, Origin, PartNumber, PutRequest,
+    ReadCondition, StoreError, StoreResult, Upload, WriteCondition,
 };
 
 pub use hidden::HiddenKeys;
@@ -295,6 +296,10 @@ impl ObjectStore for FallbackStore {
         self.primary
             .upload_part_copy(upload, number, source, range)
             .await
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> StoreResult<BTreeMap<PartNumber, HeldPart>> {
+        self.primary.list_parts(upload).await
     }
 
     async fn complete_multipart(

@@ -1,5 +1,6 @@
 //! The pair of stores as the uploader must see it: what the bucket holds, and nothing else.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,9 +9,9 @@ use bytes::Bytes;
 
 use super::{FallbackStore, is_pinned_locally};
 use crate::store::{
-    CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition, StoreResult,
-    Upload, WriteCondition,
+    CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
+    ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition,
+    StoreResult, Upload, WriteCondition,
 };
 
 /// A [`FallbackStore`] whose HEAD speaks of the bucket alone, unless it is asked about a version of
@@ -65,6 +66,10 @@ impl ObjectStore for UploadView {
         range: Range<u64>,
     ) -> StoreResult<ETag> {
         self.0.upload_part_copy(upload, number, source, range).await
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> StoreResult<BTreeMap<PartNumber, HeldPart>> {
+        self.0.list_parts(upload).await
     }
 
     async fn complete_multipart(

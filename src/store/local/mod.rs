@@ -14,6 +14,7 @@ mod tests;
 mod tree;
 mod uploads;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
@@ -29,9 +30,9 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::{
-    CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition, StoreError,
-    StoreResult, Upload, WriteCondition,
+    CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
+    ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition,
+    StoreError, StoreResult, Upload, WriteCondition,
 };
 use about::About;
 use tree::{Temporary, Tree};
@@ -130,6 +131,12 @@ impl ObjectStore for LocalStore {
     ) -> StoreResult<ETag> {
         let (upload, source) = (upload.clone(), source.clone());
         self.blocking(move |disk| uploads::copy_part(disk, &upload, number, &source, range))
+            .await
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> StoreResult<BTreeMap<PartNumber, HeldPart>> {
+        let upload = upload.clone();
+        self.blocking(move |disk| uploads::list_parts(disk, &upload))
             .await
     }
 

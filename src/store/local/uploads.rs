@@ -3,6 +3,7 @@
 //! `.voicebeatfs/uploads/<id>/about.json` says what the upload is for; a part is the file
 //! `<number>-<md5>` beside it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -14,8 +15,8 @@ use rustix::fs::AtFlags;
 use serde::{Deserialize, Serialize};
 
 use super::super::{
-    ETag, Key, Md5, ObjectHeaders, ObjectVersion, PartNumber, StoreError, StoreResult, Upload,
-    UserMetadata, WriteCondition,
+    ETag, HeldPart, Key, Md5, ObjectHeaders, ObjectVersion, PartNumber, StoreError, StoreResult,
+    Upload, UserMetadata, WriteCondition,
 };
 use super::tree::{self, TEMPORARY, Temporary, UPLOADS};
 use super::{Disk, about, copy_bytes, sync, verify, writable_path};
@@ -127,6 +128,26 @@ pub(super) fn copy_part(
     }
     let md5 = Md5(hash.finalize().into());
     keep_part(temporary, &folder, number, md5)
+}
+
+pub(super) fn list_parts(
+    disk: &Disk,
+    upload: &Upload,
+) -> StoreResult<BTreeMap<PartNumber, HeldPart>> {
+    let (folder, _) = open(disk, upload)?;
+    let mut held = BTreeMap::new();
+    for name in tree::entries(&folder, "")? {
+        let Some((number, md5)) = name.split_once('-').filter(|_| name != ABOUT) else {
+            continue;
+        };
+        let stat = tree::stat_entry(&folder, &name)?;
+        if let (Ok(number), Some(stat)) = (number.parse(), stat) {
+            let etag = ETag::new(&format!("\"{md5}\""));
+            let size = stat.stx_size;
+            held.insert(number, HeldPart { size, etag });
+        }
+    }
+    Ok(held)
 }
 
 pub(super) fn complete(

@@ -1,12 +1,14 @@
 //! Listings: names come percent-encoded, so that any name survives XML.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_s3::types::{EncodingType, Object};
 use percent_encoding::percent_decode_str;
 
 use super::super::{
-    Key, ListPage, ListRequest, ListedObject, ObjectVersion, Origin, StoreError, StoreResult,
+    HeldPart, Key, ListPage, ListRequest, ListedObject, ObjectVersion, Origin, PartNumber,
+    StoreError, StoreResult, Upload,
 };
 use super::{R2Store, read};
 
@@ -41,6 +43,42 @@ impl R2Store {
             }
         }
         Ok(page)
+    }
+
+    /// Returns all parts that R2 has of an upload, of which one answer tells a thousand.
+    pub(super) async fn list_upload_parts(
+        &self,
+        upload: &Upload,
+    ) -> StoreResult<BTreeMap<PartNumber, HeldPart>> {
+        let mut held = BTreeMap::new();
+        let mut marker: Option<String> = None;
+        loop {
+            let sent = self
+                .client
+                .list_parts()
+                .bucket(&self.bucket)
+                .key(self.full_key(&upload.key))
+                .upload_id(&upload.id)
+                .set_part_number_marker(marker)
+                .send();
+            let output = self.answer(self.timeouts.answer, sent).await?;
+            let before = held.len();
+            for part in output.parts() {
+                let number = part.part_number().map(PartNumber::try_from);
+                let (Some(Ok(number)), Some(size)) = (number, read::size(part.size())) else {
+                    return Err(StoreError::Damaged("a part without number or size".into()));
+                };
+                let etag = read::tag(part.e_tag())?;
+                held.insert(number, HeldPart { size, etag });
+            }
+            if output.is_truncated() != Some(true) {
+                return Ok(held);
+            }
+            if held.len() == before {
+                return Err(StoreError::Damaged("a cut listing without its rest".into()));
+            }
+            marker = held.last_key_value().map(|(number, _)| number.to_string());
+        }
     }
 
     fn listed(&self, object: &Object, encoded: bool) -> Option<ListedObject> {

@@ -9,6 +9,7 @@ mod limit;
 mod list;
 mod read;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,9 +28,9 @@ use bytes::Bytes;
 pub use client::R2Timeouts;
 
 use super::{
-    CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition, StoreError,
-    StoreResult, Upload, WriteCondition,
+    CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
+    ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition,
+    StoreError, StoreResult, Upload, WriteCondition,
 };
 use crate::config::R2Settings;
 use client::{AcceptEncoding, while_moving, within};
@@ -286,6 +287,10 @@ impl ObjectStore for R2Store {
         range: Range<u64>,
     ) -> StoreResult<ETag> {
         self.copy_part(upload, number, source, range).await
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> StoreResult<BTreeMap<PartNumber, HeldPart>> {
+        self.list_upload_parts(upload).await
     }
 
     async fn complete_multipart(

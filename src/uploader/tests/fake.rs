@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use crate::clock::Clock;
 use crate::staging::Sealed;
 use crate::store::{
-    CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
-    ObjectInfo, ObjectStore, ObjectVersion, Origin, PartNumber, PutRequest, ReadCondition,
-    StoreError, StoreResult, Upload, WriteCondition,
+    CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
+    ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, Origin, PartNumber, PutRequest,
+    ReadCondition, StoreError, StoreResult, Upload, WriteCondition,
 };
 
 /// Tokio's time, which tests pause and which then passes by itself.
@@ -156,6 +156,18 @@ impl FakeStore {
     /// Returns the names of the operations so far, and forgets them.
     pub(super) fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().calls)
+    }
+
+    /// Does something to the parts of the only open upload.
+    pub(super) fn with_parts(&self, act: impl FnOnce(&mut BTreeMap<PartNumber, Bytes>)) {
+        let mut state = self.state.lock();
+        let (_, parts) = state.uploads.values_mut().next().unwrap();
+        act(parts);
+    }
+
+    /// Forgets all open uploads, as R2 does after some days.
+    pub(super) fn forget_uploads(&self) {
+        self.state.lock().uploads.clear();
     }
 
     pub(super) fn open_uploads(&self) -> usize {
@@ -316,6 +328,20 @@ impl ObjectStore for FakeStore {
             let etag = ETag::of_md5(Md5::of(&body));
             parts.insert(number, body);
             Ok(etag)
+        })
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> StoreResult<BTreeMap<PartNumber, HeldPart>> {
+        self.call("list parts", &upload.key, |state| {
+            let (_, parts) = state
+                .uploads
+                .get(&upload.id)
+                .ok_or(StoreError::UploadGone)?;
+            let held = parts.iter().map(|(number, bytes)| {
+                let (size, etag) = (bytes.len() as u64, ETag::of_md5(Md5::of(bytes)));
+                (*number, HeldPart { size, etag })
+            });
+            Ok(held.collect())
         })
     }
 

@@ -13,6 +13,9 @@ use crate::state::State;
 use crate::upload::{MAX_PARTS, Part};
 use crate::xml;
 
+/// The most parts that one answer lists.
+const MAX_LISTED_PARTS: usize = 1000;
+
 pub(super) fn create(state: &Mutex<State>, request: &Request) -> R2Result<Answer> {
     let key = request.key()?;
     let full = request.header("x-amz-checksum-type") == Some("FULL_OBJECT");
@@ -140,14 +143,23 @@ pub(super) fn list_parts(state: &Mutex<State>, request: &Request) -> R2Result<An
         request.key()?,
         request.required("uploadId")?,
     );
+    let after = request.target.parameter("part-number-marker");
+    let after: u32 = after.and_then(|marker| marker.parse().ok()).unwrap_or(0);
+    let limit = request.steer.page_limit.unwrap_or(MAX_LISTED_PARTS);
     let state = state.lock();
     let upload = state.bucket(name)?.upload(&key, id)?;
+    let rest = upload.parts.range(after + 1..);
+    let page: Vec<_> = rest.clone().take(limit).collect();
+    let cut = rest.count() > page.len();
     Ok(Answer::xml(xml::document("ListPartsResult", |out| {
         xml::element(out, "Bucket", name);
         xml::element(out, "Key", &upload.key.spelled);
         xml::element(out, "UploadId", id);
-        xml::element(out, "IsTruncated", "false");
-        for (number, part) in &upload.parts {
+        xml::element(out, "IsTruncated", if cut { "true" } else { "false" });
+        if let (true, Some((last, _))) = (cut, page.last()) {
+            xml::element(out, "NextPartNumberMarker", &last.to_string());
+        }
+        for (number, part) in page {
             xml::nested(out, "Part", |out| {
                 xml::element(out, "PartNumber", &number.to_string());
                 xml::element(out, "LastModified", &iso8601(part.last_modified));
