@@ -7,22 +7,21 @@
 mod crew;
 mod decode;
 mod device;
+mod lanes;
 mod reply;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
 pub use device::DeviceRegistrar;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    INodeNo, InitFlags, KernelConfig, LockOwner, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -30,9 +29,8 @@ use tokio::runtime::Handle as Runtime;
 
 use self::crew::Crew;
 use self::decode::{caller, empty, time};
-use self::reply::{errno, file_attr};
-use crate::error::FsResult;
-use crate::fs::attr::{Attr, Fh, Ino, SetAttr};
+use self::reply::errno;
+use crate::fs::attr::{Fh, Ino, SetAttr};
 use crate::fs::{Fs, OpenFlags};
 
 /// The largest write that the kernel is asked to send, in bytes: large enough that the round trip
@@ -70,45 +68,6 @@ impl Fuse {
             runtime,
             passthrough,
             crew: Crew::new(),
-        }
-    }
-
-    /// Answers from `future`: at once if it need not wait, else from a task.
-    fn answer<T, F, R>(&self, op: &'static str, ino: u64, future: F, reply: R)
-    where
-        T: Send + 'static,
-        F: Future<Output = FsResult<T>> + Send + 'static,
-        R: FnOnce(Result<T, Errno>) + Send + 'static,
-    {
-        let _turn = self.crew.begin();
-        let _runtime = self.runtime.enter();
-        let mut future = Box::pin(future);
-        match future
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()))
-        {
-            Poll::Ready(result) => reply(result.map_err(|error| errno(op, ino, &error))),
-            Poll::Pending => {
-                self.runtime.spawn(async move {
-                    reply(future.await.map_err(|error| errno(op, ino, &error)));
-                });
-            }
-        }
-    }
-
-    fn entry(&self, reply: ReplyEntry) -> impl FnOnce(Result<Attr, Errno>) + use<> {
-        let fs = self.fs.clone();
-        move |result| match result {
-            Ok(attr) => reply.entry(&fs.ttl(attr.ino), &file_attr(&attr), Generation(0)),
-            Err(error) => reply.error(error),
-        }
-    }
-
-    fn attr(&self, reply: ReplyAttr) -> impl FnOnce(Result<Attr, Errno>) + use<> {
-        let fs = self.fs.clone();
-        move |result| match result {
-            Ok(attr) => reply.attr(&fs.ttl(attr.ino), &file_attr(&attr)),
-            Err(error) => reply.error(error),
         }
     }
 }
@@ -567,6 +526,34 @@ impl Filesystem for Fuse {
         let fs = self.fs.clone();
         let future = async move { fs.fallocate(Fh(fh.0), offset, length, mode).await };
         self.answer("fallocate", ino.0, future, empty(reply));
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // Inline; remote for bytes that are not here.
+        let fs = self.fs.clone();
+        let (from, to) = ((Fh(fh_in.0), offset_in), (Fh(fh_out.0), offset_out));
+        let future = async move { fs.copy_file_range(from, to, len).await };
+        self.answer(
+            "copy_file_range",
+            ino_out.0,
+            future,
+            move |result| match result {
+                Ok(copied) => reply.written(copied as u32),
+                Err(error) => reply.error(error),
+            },
+        );
     }
 
     fn lseek(

@@ -4,14 +4,17 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Fs;
 use super::attr::{Fh, Ino, Kind};
 use super::handle::{FileHandle, Handle};
 use super::inode::{Content, Inode, Remote, Writing};
+use super::{Fs, KernelNote};
 use crate::cache::CacheFile;
 use crate::error::{FsError, FsResult};
 use crate::staging::{Edit, JournalError, StagedFile};
 use crate::store::{ETag, Key, Origin};
+
+/// As many bytes are copied by one call of `copy_file_range` at most.
+const COPY_BYTES: usize = 4 << 20;
 
 impl Fs {
     /// Inline lane: fills `buf` from staged, cached or local bytes; `None` if some are missing.
@@ -28,17 +31,31 @@ impl Fs {
                 Some(local.read(*fh, offset, buf))
             }
             Handle::Folder { .. } => Some(Err(FsError::IsADirectory)),
-            Handle::File(file) => match self.bytes_of(&file.inode) {
-                Ok(Bytes::Staged(staged)) => {
-                    Some(read_fully(staged.file(), offset, buf).map_err(FsError::from))
+            Handle::File(file) => {
+                if file.direct {
+                    self.forget_spliced_pages(file);
                 }
-                Ok(Bytes::Cached(cached)) => {
-                    let read = cached.try_read(offset, buf)?;
-                    cached.note_read(&file.stream, offset, buf.len());
-                    Some(read.map_err(FsError::from))
+                match self.bytes_of(&file.inode) {
+                    Ok(Bytes::Staged(staged)) => {
+                        Some(read_fully(staged.file(), offset, buf).map_err(FsError::from))
+                    }
+                    Ok(Bytes::Cached(cached)) => {
+                        let read = cached.try_read(offset, buf)?;
+                        cached.note_read(&file.stream, offset, buf.len());
+                        Some(read.map_err(FsError::from))
+                    }
+                    Err(error) => Some(Err(error)),
                 }
-                Err(error) => Some(Err(error)),
-            },
+            }
+        }
+    }
+
+    /// A writer beside readers that pass through has read something, maybe by sendfile(2): the kernel
+    /// does that by pages of its own, which later stores through maps do not reach. They go as soon
+    /// as they are used.
+    fn forget_spliced_pages(&self, file: &FileHandle) {
+        if let Some(notes) = self.notes.get() {
+            let _ = notes.send(KernelNote::Pages(file.inode.ino));
         }
     }
 
@@ -169,6 +186,30 @@ impl Fs {
             if let Some(written) = self.try_write_file(file, offset, data) {
                 return written;
             }
+        }
+    }
+
+    /// Copies bytes between two open files of the mount, as many as go at once; returns how many. The
+    /// kernel's own way would read the source through pages, which are not always its bytes where
+    /// others pass through to it.
+    pub async fn copy_file_range(
+        self: &Arc<Self>,
+        (from, from_offset): (Fh, u64),
+        (to, to_offset): (Fh, u64),
+        length: u64,
+    ) -> FsResult<usize> {
+        let length = usize::try_from(length).map_or(COPY_BYTES, |length| length.min(COPY_BYTES));
+        let mut bytes = vec![0; length];
+        match self.try_read(from, from_offset, &mut bytes) {
+            Some(read) => bytes.truncate(read?),
+            None => bytes = self.read(from, from_offset, length).await?,
+        }
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        match self.try_write(to, to_offset, &bytes, false) {
+            Some(written) => written,
+            None => self.write_when_here(to, to_offset, &bytes).await,
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) enum Handle {
 pub(super) struct FileHandle {
     pub(super) inode: Arc<Inode>,
     pub(super) writes: bool,
+    /// Whether its reads and writes come to us while others pass through.
+    pub(super) direct: bool,
     pub(super) stream: ReadStream,
 }
 

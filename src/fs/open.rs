@@ -54,8 +54,11 @@ impl Fs {
             _ => return Err(FsError::Stale),
         }
         self.check_version(&inode).await?;
-        if flags.truncates() && flags.writes() {
-            self.truncate_content(&inode, 0).await?;
+        match (flags.truncates(), flags.writes()) {
+            (true, true) => self.truncate_content(&inode, 0).await?,
+            // No writer is to come whose close would settle it.
+            (true, false) => self.truncate(&inode, 0).await?,
+            (false, _) => {}
         }
         let file = self.open_cache_file(&inode)?;
         if flags.writes() && inode.state.lock().gate.passes_through() {
@@ -120,6 +123,7 @@ impl Fs {
         let handle = FileHandle {
             inode: inode.clone(),
             writes,
+            direct: matches!(io, IoChoice::PassthroughDirect(_)),
             stream: ReadStream::default(),
         };
         Opened {

@@ -12,6 +12,7 @@ mod crash;
 mod faults;
 mod open_for_hours;
 mod passthrough;
+mod posix;
 mod programs;
 mod queue;
 mod rename;

@@ -351,3 +351,17 @@ fn the_room_left_is_that_of_the_staging_disk() {
     assert!(there.f_bavail > 0 && there.f_files > 0);
     assert_eq!(there.f_namemax, 255);
 }
+
+#[test]
+fn opening_to_read_and_truncate_truncates() {
+    let model = R2Model::start();
+    model.put("layers/a.wav", noise(1, 5000));
+    let mount = Mount::of(&model);
+    let path = mount.path("layers/a.wav");
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::TRUNC;
+    let opened = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"");
+    drop(opened);
+    mount.wait_uploaded();
+    assert!(model.get("layers/a.wav").unwrap().bytes.is_empty());
+}
