@@ -1,6 +1,10 @@
 //! What is counted, in one place.
 
+mod requests;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use requests::Requests;
 
 /// R2's price of a million Class A operations (Standard storage), in dollars (R2: pricing).
 const USD_PER_MILLION_CLASS_A: f64 = 4.50;
@@ -20,6 +24,7 @@ pub struct Operations {
     class_a: AtomicU64,
     class_b: AtomicU64,
     free: AtomicU64,
+    requests: Requests,
 }
 
 /// R2's price classes (R2: pricing).
@@ -53,6 +58,11 @@ impl Operations {
             PriceClass::Free => &self.free,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns times and failures of the requests.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
     }
 
     /// Returns the counts.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::env_file::{self, OpenError};
@@ -124,6 +125,8 @@ impl Config {
             delete_limit: reader.get("DELETE_LIMIT", value::count_or_none),
             passthrough: reader.get("PASSTHROUGH", value::switch),
             log_file: reader.optional_path("LOG_FILE"),
+            metrics_addr: reader.metrics_addr(),
+            metrics_file: reader.metrics_file(),
             env_file: reader.env_file.take(),
             warnings: std::mem::take(&mut reader.warnings),
         };
@@ -322,6 +325,30 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Reads where the metrics are offered, and warns if that is to more than this machine.
+    fn metrics_addr(&mut self) -> Option<SocketAddr> {
+        let address = self.optional("METRICS_ADDR", value::listen_address)?;
+        if !address.ip().is_loopback() {
+            self.warnings.push(format!(
+                "METRICS_ADDR is {address}: whoever reaches this machine there can read the metrics, \
+                 which name the bucket and the mount point"
+            ));
+        }
+        Some(address)
+    }
+
+    /// Reads a path that a node exporter would read.
+    fn metrics_file(&mut self) -> Option<PathBuf> {
+        let path = self.optional_path("METRICS_FILE")?;
+        if path.extension().is_none_or(|extension| extension != "prom") {
+            let (setting, given) = self.text("METRICS_FILE");
+            let given = given?;
+            let problem = Problem::invalid(setting, &given.text, &given.origin, None);
+            self.problems.push(problem);
+        }
+        Some(path)
+    }
+
     fn r2(&mut self) -> R2Settings {
         if self.inputs.source.as_deref() == Some(LOCAL_SOURCE) && !self.has_bucket() {
             self.conflict(
@@ -489,6 +516,8 @@ impl<'a> Reader<'a> {
         }
         paths.push(("CATALOG_FILE", &config.catalog_file));
         paths.extend(config.log_file.as_ref().map(|path| ("LOG_FILE", path)));
+        let metrics_file = config.metrics_file.as_ref();
+        paths.extend(metrics_file.map(|path| ("METRICS_FILE", path)));
         for &(name, path) in &paths {
             if path.starts_with(&mountpoint) {
                 self.conflict(&format!(

@@ -17,6 +17,7 @@ mod tests;
 mod value;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -75,6 +76,10 @@ pub struct Config {
     pub passthrough: bool,
     /// The file that a daemon logs to, in place of the system log.
     pub log_file: Option<PathBuf>,
+    /// Where the metrics are offered over HTTP.
+    pub metrics_addr: Option<SocketAddr>,
+    /// The file that the metrics are written to, for a node exporter.
+    pub metrics_file: Option<PathBuf>,
     /// The env file that was read, if there was one.
     pub env_file: Option<PathBuf>,
     /// What was accepted but deserves a word to the user at each mount.

@@ -186,6 +186,18 @@ pub const SETTINGS: &[Setting] = &[
         "a whole number from 1 to 1000000, or \"none\"",
         "500",
     ),
+    setting(
+        "METRICS_ADDR",
+        None,
+        "a port on this machine itself, or an address with a port, which others may then reach",
+        "9464",
+    ),
+    setting(
+        "METRICS_FILE",
+        None,
+        "the path of a file that ends in .prom",
+        "/var/lib/prometheus/node-exporter/voicebeatfs.prom",
+    ),
     setting("PASSTHROUGH", Some("true"), SWITCH, "true"),
     setting(
         "LOG_FILE",

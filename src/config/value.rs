@@ -1,6 +1,7 @@
 //! From the text of a setting to its value. Each parser says nothing when the general description
 //! of the setting says enough, and a reason where it can say more.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// Why a text is no value: a reason, or nothing beyond what the setting's description says.
@@ -96,6 +97,18 @@ pub(super) fn count_or_none(text: &str) -> Result<Option<usize>, Invalid> {
     match text {
         "none" => Ok(None),
         number => count(number, 1, 1_000_000).map(Some),
+    }
+}
+
+/// Reads where to listen: a port alone means this machine itself.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Invalid> {
+    let address = match text.parse::<u16>() {
+        Ok(port) => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        Err(_) => text.parse().map_err(|_| None)?,
+    };
+    match address.port() {
+        0 => Err(Some("must have a port above 0".into())),
+        _ => Ok(address),
     }
 }
 
@@ -198,6 +211,18 @@ mod tests {
         assert_eq!(duration("0", 1.0, true, 10.0), Ok(Duration::ZERO));
         for text in ["0", "-1", "11", "nan", "inf", "1e3", "", ".", "1h"] {
             assert!(duration(text, 1.0, false, 10.0).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_port_alone_is_for_this_machine_itself() {
+        assert_eq!(
+            listen_address("9464").unwrap().to_string(),
+            "127.0.0.1:9464"
+        );
+        assert_eq!(listen_address("[::]:1").unwrap().to_string(), "[::]:1");
+        for text in ["", "0", "localhost:9464", "1.2.3.4", "70000", "1.2.3.4:0"] {
+            assert!(listen_address(text).is_err(), "{text}");
         }
     }
 

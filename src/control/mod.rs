@@ -17,8 +17,10 @@
 //! once more by the kernel's word for it.
 
 pub mod client;
+pub mod exposition;
 pub mod queue;
 pub mod registry;
+pub mod scrape;
 pub mod server;
 pub mod status;
 #[cfg(test)]
@@ -33,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use self::queue::{ConflictEntry, Queue};
 use self::trash::{Restored, Trash};
+use crate::metrics::Requests;
 use crate::store::Key;
 
 pub use status::{
@@ -57,6 +60,11 @@ pub const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
 pub trait StatusSource: Send + Sync {
     /// Returns what is known now, without asking the bucket.
     fn report(&self) -> Report;
+
+    /// Returns times and failures of the requests to the bucket, if they are counted.
+    fn requests(&self) -> Option<Requests> {
+        None
+    }
 
     /// Returns what waits for the bucket.
     fn queue(&self) -> Queue {

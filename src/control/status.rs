@@ -39,6 +39,9 @@ pub struct Report {
     /// Who has served the reads.
     #[serde(default)]
     pub reads: ReadStatus,
+    /// Files that are open for writing, or not sealed yet.
+    #[serde(default)]
+    pub open_files: u64,
     /// How many conflict copies there are.
     pub conflicts: u64,
     /// What the bucket's trash held when it was last looked at; null before that.
@@ -199,7 +202,7 @@ mod tests {
                 "held": 0,
                 "oldest_seconds": null, "done": 0, "paused": false},
             "reads": {"requests": 0, "passthrough_opens": 0},
-            "conflicts": 0, "trash": null, "alerts": [],
+            "open_files": 0, "conflicts": 0, "trash": null, "alerts": [],
             "operations": {"class_a": 0, "class_b": 0, "free": 0, "usd_per_month": 0.0},
         });
         assert_eq!(json, expected);

@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::runtime::Handle;
 
+use super::alerts::{self, Alerts};
 use super::outstanding::{self, Outstanding};
 use super::{MountError, Parts, Service, check_bucket, r2_store, undo};
 use crate::cache::{Cache, CacheOptions};
@@ -24,7 +25,7 @@ use crate::control::{
 };
 use crate::fs::{Fs, FsOptions, FsParts, LocalCopies, SnapshotOptions};
 use crate::fuse::{DeviceRegistrar, Fuse};
-use crate::metrics::Operations;
+use crate::metrics::{Operations, Requests};
 use crate::staging::{
     Change, Confirmed, Identity, JournalError, JournalResult, Record, Sealed, Seq, Staging,
 };
@@ -38,11 +39,6 @@ use crate::uploader::{Confirm, UploadOptions, Uploader};
 /// How long a read is tried again when a local copy stands behind the bucket: within the look-up's
 /// deadline, so that the copy still counts.
 const READ_RETRIES_BEFORE_FALLBACK: Duration = Duration::from_secs(1);
-
-/// Number of waiting uploads that raises an alert (VoiceBeat's documentation, "Alerts").
-const ALERT_QUEUE: u64 = 100;
-/// Share of misses that raises an alert, from this many opens on, for a few say nothing.
-const ALERT_MISS_RATE: (f64, u64) = (0.5, 20);
 
 /// Makes the parts of a mount.
 pub(super) fn assemble(
@@ -111,7 +107,7 @@ pub(super) fn assemble(
         uploader,
         operations,
         passthrough: passthrough.clone(),
-        alert_cache_bytes: config.alert_cache_bytes,
+        alerts: Arc::new(Alerts::new(config.alert_cache_bytes)),
         started: Instant::now(),
     };
     let filesystem = Fuse::new(fs, runtime.clone(), passthrough);
@@ -276,7 +272,7 @@ struct Running {
     operations: Arc<Operations>,
     /// Whether the kernel has passthrough, known when it has mounted.
     passthrough: Arc<AtomicBool>,
-    alert_cache_bytes: u64,
+    alerts: Arc<Alerts>,
     started: Instant,
 }
 
@@ -319,18 +315,20 @@ impl StatusSource for Running {
             hit_rate: (opens > 0).then(|| stats.hits as f64 / opens as f64),
         };
         let counts = self.operations.counts();
-        Report {
+        let failed_writes = self.operations.requests().failed_writes();
+        let mut report = Report {
             online,
             safe_to_shut_down: shutdown.files == 0,
             shutdown,
             failure: self.staging.journal().failure(),
-            alerts: self.alerts(&cache, &uploads),
+            alerts: Vec::new(),
             cache,
             uploads,
             reads: ReadStatus {
                 requests: files.reads,
                 passthrough_opens: files.passthrough_opens,
             },
+            open_files: files.unsealed,
             conflicts: self.staging.journal().conflicts().len() as u64,
             trash: self.fs.trash_size().map(undo::trash_status),
             operations: OperationsStatus {
@@ -339,7 +337,15 @@ impl StatusSource for Running {
                 free: counts.free,
                 usd_per_month: counts.usd_per_month(self.started.elapsed().as_secs_f64()),
             },
-        }
+        };
+        let now = Instant::now();
+        self.alerts.note(failed_writes, now);
+        report.alerts = self.alerts.of(&report, now);
+        report
+    }
+
+    fn requests(&self) -> Option<Requests> {
+        Some(self.operations.requests().clone())
     }
 
     fn queue(&self) -> Queue {
@@ -512,50 +518,6 @@ impl Running {
         let active = self.uploader.status().active as u64;
         outstanding::outstanding(&self.staging, active, paths)
     }
-
-    fn alerts(&self, cache: &CacheStatus, uploads: &UploadStatus) -> Vec<String> {
-        let mut alerts = Vec::new();
-        if cache.bytes > self.alert_cache_bytes {
-            let limit = self.alert_cache_bytes;
-            alerts.push(format!(
-                "the cache holds {} bytes, over {limit}",
-                cache.bytes
-            ));
-        }
-        if uploads.queued > ALERT_QUEUE {
-            alerts.push(format!(
-                "{} files wait for upload, over {ALERT_QUEUE}",
-                uploads.queued
-            ));
-        }
-        let (limit, least) = ALERT_MISS_RATE;
-        let misses = cache.hit_rate.map_or(0.0, |rate| 1.0 - rate);
-        if misses > limit && cache.hits + cache.misses >= least {
-            alerts.push(format!(
-                "{:.0} % of the opens missed the cache",
-                misses * 100.0
-            ));
-        }
-        if uploads.paused {
-            alerts.push("uploads are paused; voicebeatfs queue resume lets them go on".into());
-        }
-        if uploads.parked > 0 {
-            alerts.push(format!(
-                "{} files cannot be uploaded as things are",
-                uploads.parked
-            ));
-        }
-        if uploads.held > 0 {
-            alerts.push(format!(
-                "{} deletes are held: voicebeatfs queue confirm or queue discard",
-                uploads.held
-            ));
-        }
-        if let Some(failure) = self.staging.journal().failure() {
-            alerts.push(format!("the journal cannot be written: {failure}"));
-        }
-        alerts
-    }
 }
 
 #[async_trait]
@@ -575,6 +537,14 @@ impl Service for Running {
         let fs = Arc::downgrade(&self.fs);
         let reachable = move || fs.upgrade().is_none_or(|fs| fs.is_reachable());
         self.cache.spawn_housekeeping(Arc::new(reachable));
+        let (alerts, operations) = (self.alerts.clone(), self.operations.clone());
+        // The runtime ends it.
+        tokio::spawn(async move {
+            loop {
+                alerts.note(operations.requests().failed_writes(), Instant::now());
+                tokio::time::sleep(alerts::NOTE_EVERY).await;
+            }
+        });
     }
 
     async fn stop(&self) {

@@ -4,6 +4,7 @@
 //! that of what may fail cheapest first, and each step is undone by the drop of what it returned:
 //! mount point, directories, lock, log, runtime, parts, control socket, mount.
 
+mod alerts;
 mod assemble;
 mod bucket;
 pub mod daemon;

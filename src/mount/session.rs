@@ -16,10 +16,12 @@ use super::error::MountError;
 use super::log::Log;
 use super::signals::Signals;
 use super::supervise::{MountPlace, Running};
-use super::{Assemble, Request, directories, mountinfo, mountpoint, notify};
+use super::{Assemble, Request, Service, directories, mountinfo, mountpoint, notify};
 use crate::config::{Access, Backend, Config, MountOptions};
 use crate::control::MountIdentity;
+use crate::control::exposition::Exposition;
 use crate::control::registry::{Record, Registry};
+use crate::control::scrape::Exports;
 use crate::control::server::{self, Server};
 
 /// How many threads answer the kernel. None of them ever waits for the network; most stand by until
@@ -59,6 +61,7 @@ pub(super) fn start<F: fuser::Filesystem>(
     let (listener, socket) =
         server::bind(&config.staging_dir).map_err(MountError::start("control socket"))?;
     let identity = identity(config, &mountpoint);
+    let (exports, export_warnings) = export(config, &identity, &parts.service);
     let server = Server::new(identity, parts.service.clone(), shutdown.clone());
     let control = runtime.spawn(server.serve(listener));
     let options = session_options(&request.options, &request.source_name);
@@ -83,6 +86,7 @@ pub(super) fn start<F: fuser::Filesystem>(
         .warnings
         .into_iter()
         .chain(log.warning.clone())
+        .chain(export_warnings)
         .collect();
     Ok(Running {
         service: parts.service,
@@ -96,9 +100,36 @@ pub(super) fn start<F: fuser::Filesystem>(
         shutdown,
         session_end,
         control,
+        exports: Some(exports),
         registration,
         warnings,
     })
+}
+
+/// Offers the metrics where the settings say. That it cannot is no reason not to mount.
+fn export(
+    config: &Config,
+    identity: &MountIdentity,
+    service: &Arc<dyn Service>,
+) -> (Exports, Vec<String>) {
+    let exposition = Arc::new(Exposition::new(identity.clone(), service.clone()));
+    let mut exports = Exports::default();
+    let mut warnings = Vec::new();
+    if let Some(address) = config.metrics_addr
+        && let Err(error) = exports.serve(address, exposition.clone())
+    {
+        warnings.push(format!("no metrics at METRICS_ADDR ({address}): {error}"));
+    }
+    if let Some(file) = &config.metrics_file
+        && let Err(error) = exports.write(file, exposition)
+    {
+        let file = file.display();
+        warnings.push(format!("no metrics in METRICS_FILE ({file}): {error}"));
+    }
+    for warning in &warnings {
+        log::warn!("{warning}");
+    }
+    (exports, warnings)
 }
 
 fn start_log(config: &Config, foreground: bool) -> Result<Log, MountError> {

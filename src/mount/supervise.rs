@@ -19,6 +19,7 @@ use super::notify;
 use super::signals::{Signal, Signals};
 use super::unmount::{self, UnmountError};
 use crate::control::registry::Registration;
+use crate::control::scrape::Exports;
 use crate::control::server::SocketFile;
 
 /// How long a busy mount is tried again before it is detached: enough for a program that was just
@@ -58,6 +59,7 @@ pub(super) struct Running {
     pub(super) shutdown: Arc<Notify>,
     pub(super) session_end: oneshot::Receiver<io::Result<()>>,
     pub(super) control: JoinHandle<()>,
+    pub(super) exports: Option<Exports>,
     pub(super) registration: Option<Registration>,
     /// What the user who mounts should know.
     pub(super) warnings: Vec<String>,
@@ -83,6 +85,8 @@ impl Running {
         drop(self.registration.take());
         // The parts may still write their last words; the lock is theirs until they are gone.
         runtime.shutdown_timeout(RUNTIME_LIMIT);
+        // Now nobody writes the metrics anew.
+        drop(self.exports.take());
         drop(self.lock.take());
         ended
     }

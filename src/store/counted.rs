@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use super::{
     CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
     ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition,
-    StoreResult, Upload, WriteCondition,
+    StoreError, StoreResult, Upload, WriteCondition,
 };
 use crate::metrics::{Operations, PriceClass};
 
@@ -27,30 +28,52 @@ impl<S: ObjectStore> CountedStore<S> {
         CountedStore { inner, operations }
     }
 
-    fn sent(&self, class: PriceClass) -> &S {
+    /// Sends one request: counts it when it is sent, and its time and failure when it is answered.
+    async fn sent<T>(
+        &self,
+        class: PriceClass,
+        operation: &str,
+        answer: impl Future<Output = StoreResult<T>>,
+    ) -> StoreResult<T> {
         self.operations.count(class);
-        &self.inner
+        let begun = Instant::now();
+        let answer = answer.await;
+        let failed = answer.as_ref().is_err_and(is_failure);
+        let requests = self.operations.requests();
+        requests.count(operation, begun.elapsed(), failed);
+        answer
     }
+}
+
+/// Whether this is more than an answer that somebody asked for by a condition.
+fn is_failure(error: &StoreError) -> bool {
+    use StoreError::*;
+    !matches!(
+        error,
+        NotFound | NotModified | PreconditionFailed | SourceChanged | UploadGone | InvalidRange
+    )
 }
 
 #[async_trait]
 impl<S: ObjectStore> ObjectStore for CountedStore<S> {
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {
-        self.sent(PriceClass::B).head(key, condition).await
+        let answer = self.inner.head(key, condition);
+        self.sent(PriceClass::B, "head", answer).await
     }
 
     async fn get(&self, request: GetRequest) -> StoreResult<GetResponse> {
-        self.sent(PriceClass::B).get(request).await
+        let answer = self.inner.get(request);
+        self.sent(PriceClass::B, "get", answer).await
     }
 
     async fn put(&self, request: PutRequest) -> StoreResult<ETag> {
-        self.sent(PriceClass::A).put(request).await
+        let answer = self.inner.put(request);
+        self.sent(PriceClass::A, "put", answer).await
     }
 
     async fn create_multipart(&self, key: &Key, headers: ObjectHeaders) -> StoreResult<Upload> {
-        self.sent(PriceClass::A)
-            .create_multipart(key, headers)
-            .await
+        let answer = self.inner.create_multipart(key, headers);
+        self.sent(PriceClass::A, "create_multipart", answer).await
     }
 
     async fn upload_part(
@@ -60,9 +83,8 @@ impl<S: ObjectStore> ObjectStore for CountedStore<S> {
         body: Bytes,
         md5: Md5,
     ) -> StoreResult<ETag> {
-        self.sent(PriceClass::A)
-            .upload_part(upload, number, body, md5)
-            .await
+        let answer = self.inner.upload_part(upload, number, body, md5);
+        self.sent(PriceClass::A, "upload_part", answer).await
     }
 
     async fn upload_part_copy(
@@ -72,13 +94,13 @@ impl<S: ObjectStore> ObjectStore for CountedStore<S> {
         source: &ObjectVersion,
         range: Range<u64>,
     ) -> StoreResult<ETag> {
-        self.sent(PriceClass::A)
-            .upload_part_copy(upload, number, source, range)
-            .await
+        let answer = self.inner.upload_part_copy(upload, number, source, range);
+        self.sent(PriceClass::A, "upload_part_copy", answer).await
     }
 
     async fn list_parts(&self, upload: &Upload) -> StoreResult<BTreeMap<PartNumber, HeldPart>> {
-        self.sent(PriceClass::A).list_parts(upload).await
+        let answer = self.inner.list_parts(upload);
+        self.sent(PriceClass::A, "list_parts", answer).await
     }
 
     async fn complete_multipart(
@@ -87,24 +109,27 @@ impl<S: ObjectStore> ObjectStore for CountedStore<S> {
         parts: &[ETag],
         condition: WriteCondition,
     ) -> StoreResult<ETag> {
-        self.sent(PriceClass::A)
-            .complete_multipart(upload, parts, condition)
-            .await
+        let answer = self.inner.complete_multipart(upload, parts, condition);
+        self.sent(PriceClass::A, "complete_multipart", answer).await
     }
 
     async fn abort_multipart(&self, upload: &Upload) -> StoreResult<()> {
-        self.sent(PriceClass::Free).abort_multipart(upload).await
+        let answer = self.inner.abort_multipart(upload);
+        self.sent(PriceClass::Free, "abort_multipart", answer).await
     }
 
     async fn copy(&self, request: CopyRequest) -> StoreResult<ETag> {
-        self.sent(PriceClass::A).copy(request).await
+        let answer = self.inner.copy(request);
+        self.sent(PriceClass::A, "copy", answer).await
     }
 
     async fn delete(&self, key: &Key) -> StoreResult<()> {
-        self.sent(PriceClass::Free).delete(key).await
+        let answer = self.inner.delete(key);
+        self.sent(PriceClass::Free, "delete", answer).await
     }
 
     async fn list(&self, request: ListRequest) -> StoreResult<ListPage> {
-        self.sent(PriceClass::A).list(request).await
+        let answer = self.inner.list(request);
+        self.sent(PriceClass::A, "list", answer).await
     }
 }

@@ -51,6 +51,8 @@ fn every_wrong_setting_is_named_with_its_value_and_an_example() {
         ("COLLECTIONS", "a/b"),
         ("PASSTHROUGH", "perhaps"),
         ("LOG_FILE", "~/log"),
+        ("METRICS_ADDR", "everywhere"),
+        ("METRICS_FILE", "metrics.txt"),
     ];
     for (name, value) in wrong {
         let settings = [

@@ -10,6 +10,7 @@ mod cli;
 mod conflict;
 mod crash;
 mod faults;
+mod metrics;
 mod open_for_hours;
 mod passthrough;
 mod posix;
