@@ -41,7 +41,8 @@ pub fn run(args: &UmountArgs) -> Result<(), Failure> {
         && !registry::wait_until_ended(record.pid, END_LIMIT)
     {
         complain(&format!(
-            "unmounted; process {} is still finishing its work",
+            "unmounted; process {} still uploads what is queued (for at most DRAIN_SECONDS); what \
+             is left is uploaded at the next mount",
             record.pid
         ));
     }

@@ -111,6 +111,9 @@ impl Config {
                 "UPLOAD_MAX_BYTES_PER_SECOND",
                 value::upload_bytes_per_second,
             ),
+            drain: reader.get("DRAIN_SECONDS", |text| {
+                value::duration(text, 1.0, true, 86400.0)
+            }),
             list_ttl: reader.get("LIST_TTL_SECONDS", |text| {
                 value::duration(text, 1.0, true, 86400.0)
             }),

@@ -60,6 +60,8 @@ pub struct Config {
     pub upload_concurrency: usize,
     /// The most bytes a second that all uploads together may send.
     pub upload_bytes_per_second: Option<u64>,
+    /// How long uploads may go on once the mount is gone.
+    pub drain: Duration,
     /// How long listings and attributes are trusted.
     pub list_ttl: Duration,
     /// How long one request to the store may take; for a transfer, counted from its last byte.

@@ -151,6 +151,12 @@ pub const SETTINGS: &[Setting] = &[
         "2MB",
     ),
     setting(
+        "DRAIN_SECONDS",
+        Some("45"),
+        "a number of seconds from 0 to 86400, also fractional",
+        "45",
+    ),
+    setting(
         "LIST_TTL_SECONDS",
         Some("30"),
         "a number of seconds from 0 to 86400, also fractional",

@@ -366,10 +366,9 @@ impl Fs {
         Ok(())
     }
 
-    /// After the unmount no writer is left: whatever is still open is settled, and released files
-    /// are moved.
-    pub fn shutdown(self: &Arc<Self>) {
-        self.stopping.store(true, Ordering::Relaxed);
+    /// After the unmount no writer is left: whatever is still open is settled.
+    pub fn settle_open(self: &Arc<Self>) {
+        self.settle_closed();
         // Bound first: closing a version takes the tree's lock.
         let inodes = self.tree.lock().inodes();
         for inode in inodes {
@@ -383,6 +382,12 @@ impl Fs {
                 self.close_version(&inode);
             }
         }
+    }
+
+    /// After the unmount: settles what is still open and moves released files.
+    pub fn shutdown(self: &Arc<Self>) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.settle_open();
         self.keep_touched_folders();
         self.carry_out_releases();
     }

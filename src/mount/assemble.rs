@@ -4,20 +4,18 @@ use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::runtime::Handle;
 
 use super::alerts::{self, Alerts};
 use super::outstanding::{self, Outstanding};
-use super::{MountError, Parts, Service, check_bucket, r2_store, undo};
+use super::{MountError, Parts, Service, check_bucket, queue, r2_store, undo};
 use crate::cache::{Cache, CacheOptions};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Backend, Config, MountOptions};
-use crate::control::queue::{ConflictEntry, MAX_ENTRIES, Operation, Queue, QueueEntry, State};
+use crate::control::queue::{ConflictEntry, Queue};
 use crate::control::trash::{Restored, Trash};
 use crate::control::{
     CacheStatus, OperationsStatus, ReadStatus, Refusal, RefusalCode, Report, StatusSource,
@@ -27,7 +25,7 @@ use crate::fs::{Fs, FsOptions, FsParts, LocalCopies, SnapshotOptions};
 use crate::fuse::{DeviceRegistrar, Fuse};
 use crate::metrics::{Operations, Requests};
 use crate::staging::{
-    Change, Confirmed, Identity, JournalError, JournalResult, Record, Sealed, Seq, Staging,
+    Confirmed, Identity, JournalError, JournalResult, Record, Sealed, Seq, Staging,
 };
 use crate::store::counted::CountedStore;
 use crate::store::fallback::{FallbackStore, HiddenKeys, UploadView};
@@ -39,6 +37,9 @@ use crate::uploader::{Confirm, UploadOptions, Uploader};
 /// How long a read is tried again when a local copy stands behind the bucket: within the look-up's
 /// deadline, so that the copy still counts.
 const READ_RETRIES_BEFORE_FALLBACK: Duration = Duration::from_secs(1);
+
+/// How often those who wait for the queue look at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Makes the parts of a mount.
 pub(super) fn assemble(
@@ -349,36 +350,11 @@ impl StatusSource for Running {
     }
 
     fn queue(&self) -> Queue {
-        self.fs.settle_closed();
-        let now = SystemTime::now();
-        let mut records = self.staging.journal().records();
-        records.sort_by_key(|record| record.changed_at);
-        let left_out = records.len().saturating_sub(MAX_ENTRIES) as u64;
-        records.truncate(MAX_ENTRIES);
-        let entries = records
-            .into_iter()
-            .map(|record| {
-                let protected = record.change.file().filter(|_| record.change.is_open());
-                let protected = protected.and_then(|file| self.fs.protected_for(file));
-                queue_entry(record, protected, now)
-            })
-            .collect();
-        Queue { entries, left_out }
+        queue::list(&self.fs, &self.staging)
     }
 
     fn conflicts(&self) -> Vec<ConflictEntry> {
-        let conflicts = self.staging.journal().conflicts();
-        conflicts
-            .into_iter()
-            .take(MAX_ENTRIES)
-            .map(|conflict| ConflictEntry {
-                path: conflict.key.to_string(),
-                copy: conflict.copy.to_string(),
-                found_at: OffsetDateTime::from(conflict.found_at)
-                    .format(&Rfc3339)
-                    .unwrap_or_default(),
-            })
-            .collect()
+        queue::conflicts(&self.staging)
     }
 
     fn retry(&self, paths: &[String]) -> u64 {
@@ -433,7 +409,6 @@ impl StatusSource for Running {
     }
 
     async fn sync(&self, paths: &[String]) -> Result<(), Refusal> {
-        const LOOK_AGAIN: Duration = Duration::from_millis(50);
         let _hurry = paths.is_empty().then(|| self.uploader.hurry());
         let mut flushed = HashSet::new();
         loop {
@@ -470,35 +445,6 @@ fn paused() -> Refusal {
 
 fn not_kept(error: JournalError) -> Refusal {
     Refusal::new(RefusalCode::Failed, error.to_string())
-}
-
-fn queue_entry(record: Record, protected: Option<Duration>, now: SystemTime) -> QueueEntry {
-    let operation = match &record.change {
-        Change::Put { .. } => Operation::Upload,
-        Change::Folder { .. } => Operation::Folder,
-        Change::Copy { source, .. } if source.key == record.key => Operation::Attributes,
-        Change::Copy { .. } => Operation::Rename,
-        Change::Delete(_) => Operation::Delete,
-    };
-    let state = match (&record.parked, record.change.is_open()) {
-        (Some(_), _) => State::Parked,
-        (None, _) if record.is_held() => State::Held,
-        (None, true) => State::Open,
-        (None, false) => State::Waiting,
-    };
-    QueueEntry {
-        operation,
-        state,
-        bytes: record.change.length(),
-        waiting_seconds: now
-            .duration_since(record.changed_at)
-            .unwrap_or_default()
-            .as_secs(),
-        protected_seconds: protected.map(|since| since.as_secs()),
-        attempts: record.attempts,
-        path: record.key.to_string(),
-        reason: record.parked.or(record.last_error),
-    }
 }
 
 impl Running {
@@ -545,6 +491,20 @@ impl Service for Running {
                 tokio::time::sleep(alerts::NOTE_EVERY).await;
             }
         });
+    }
+
+    async fn drain(&self) {
+        let fs = self.fs.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || fs.settle_open()).await {
+            log::error!("settling what was open: {error}");
+        }
+        let _hurry = self.uploader.hurry();
+        // Also what has failed lately: there is no later for it.
+        let waiting = self.waiting(&[]).into_iter();
+        self.uploader.flush(waiting.map(|(key, _)| key));
+        while self.outstanding(&[]).moves() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     async fn stop(&self) {

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 
 use super::error::MountError;
 use super::lock::{Holder, Lock, LockError};
-use super::supervise::{RUNTIME_LIMIT, STOP_LIMIT};
+use super::supervise::{LINGER_LIMIT, RUNTIME_LIMIT, STOP_LIMIT};
 use crate::config::{Backend, Config};
+use crate::control::client::Client;
 use crate::disk;
 
-/// How long a mount that has unmounted may take to end: its own limits, and a little.
-const DRAINING_LIMIT: Duration = STOP_LIMIT
+/// How long a mount that has unmounted may take to end once it is asked to: its own limits, and a
+/// little.
+const DRAINING_LIMIT: Duration = LINGER_LIMIT
+    .saturating_add(STOP_LIMIT)
     .saturating_add(RUNTIME_LIMIT)
     .saturating_add(Duration::from_secs(3));
 
@@ -64,9 +67,10 @@ fn unusable(name: &'static str, path: &Path) -> impl Fn(io::Error) -> MountError
 }
 
 /// Takes the staging directory's lock. A process that is mounted is named at once; one that has
-/// unmounted sends no more than the part of a file it is at, and is waited for.
+/// unmounted and still uploads is asked to leave the rest to us, and is waited for.
 pub(super) fn lock(staging_dir: &Path, mountpoint: &Path) -> Result<Lock, MountError> {
     let begun = Instant::now();
+    let mut asked = false;
     loop {
         let holder = match Lock::take(staging_dir, mountpoint) {
             Ok(lock) => return Ok(lock),
@@ -83,6 +87,11 @@ pub(super) fn lock(staging_dir: &Path, mountpoint: &Path) -> Result<Lock, MountE
                 staging_dir: staging_dir.into(),
                 holder,
             });
+        }
+        if !asked && holder.is_some_and(|holder| holder.draining) {
+            // It may be at its end and hear nobody any more; the lock then tells.
+            let client = Client::connect(staging_dir);
+            asked = client.and_then(Client::shutdown).is_ok();
         }
         thread::sleep(STEP);
     }

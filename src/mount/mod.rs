@@ -16,6 +16,7 @@ pub mod mountinfo;
 mod mountpoint;
 mod notify;
 mod outstanding;
+mod queue;
 mod session;
 mod signals;
 mod supervise;
@@ -69,7 +70,11 @@ pub trait Service: StatusSource + std::fmt::Debug {
     /// Called once, when the kernel has mounted: `notifier` tells it what changed underneath.
     fn mounted(&self, notifier: fuser::Notifier, device: BorrowedFd<'_>);
 
-    /// Called once, when the mount is gone: ends uploads after their current part and closes what
+    /// Called when the mount is gone and nobody uses it any more: settles what was open and goes on
+    /// uploading until nothing is left that goes by itself. The caller sets a limit.
+    async fn drain(&self);
+
+    /// Called once, after that: ends uploads after their current part and closes what
     /// is open. What is not in the bucket stays in the journal. Given up after a limit.
     async fn stop(&self);
 }

@@ -68,6 +68,11 @@ impl Outstanding {
         self.files > 0 && self.files == self.parked
     }
 
+    /// Whether anything may still go by itself, once no program has a file open any more.
+    pub(super) fn moves(&self) -> bool {
+        self.active > 0 || !(self.files == self.parked || self.paused || self.failed)
+    }
+
     /// Returns what the status says of it. `time_for` foretells how long an upload of so many files
     /// and bytes takes.
     pub(super) fn shutdown(
@@ -98,6 +103,23 @@ impl Outstanding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_moves_by_itself_is_told_from_what_waits_for_somebody() {
+        let some = |files, parked, active| Outstanding {
+            files,
+            parked,
+            active,
+            ..Outstanding::default()
+        };
+        assert!(some(2, 1, 0).moves() && some(1, 1, 1).moves());
+        assert!(!some(0, 0, 0).moves() && !some(2, 2, 0).moves());
+        let (mut paused, mut failed) = (some(2, 0, 0), some(2, 0, 0));
+        (paused.paused, failed.failed) = (true, true);
+        assert!(!paused.moves() && !failed.moves());
+        paused.active = 1;
+        assert!(paused.moves());
+    }
 
     #[test]
     fn the_reason_is_the_one_that_somebody_can_act_upon() {

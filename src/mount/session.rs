@@ -102,6 +102,7 @@ pub(super) fn start<F: fuser::Filesystem>(
         control,
         exports: Some(exports),
         registration,
+        drain_limit: config.drain,
         warnings,
     })
 }

@@ -30,7 +30,7 @@ const BUSY_LIMIT: Duration = Duration::from_secs(2);
 const BUSY_STEP: Duration = Duration::from_millis(100);
 
 /// How long programs may go on using a detached mount before it ends under them.
-const LINGER_LIMIT: Duration = Duration::from_secs(20);
+pub(super) const LINGER_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long the parts may take to end: an upload sends its current part first.
 pub(super) const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -61,6 +61,8 @@ pub(super) struct Running {
     pub(super) control: JoinHandle<()>,
     pub(super) exports: Option<Exports>,
     pub(super) registration: Option<Registration>,
+    /// How long uploads may go on once the mount is gone.
+    pub(super) drain_limit: Duration,
     /// What the user who mounts should know.
     pub(super) warnings: Vec<String>,
 }
@@ -75,7 +77,10 @@ impl Running {
         let ended = runtime.block_on(async {
             let ended = match wanted {
                 true => self.until_end().await,
-                false => self.take_down("the mount command was interrupted").await,
+                false => {
+                    self.drain_limit = Duration::ZERO;
+                    self.take_down("the mount command was interrupted").await
+                }
             };
             self.stop(&ended).await;
             ended
@@ -124,15 +129,19 @@ impl Running {
         notify::stopping("unmounting");
         let place = self.place.clone();
         let taken_down = tokio::task::spawn_blocking(move || unmount_or_detach(&place));
-        let session_end = &mut self.session_end;
+        let (session_end, lock) = (&mut self.session_end, &mut self.lock);
+        let drain_limit = &mut self.drain_limit;
         let gone = async {
             taken_down
                 .await
                 .map_err(MountError::start("unmounting"))??;
+            set_draining(lock);
             match tokio::time::timeout(LINGER_LIMIT, session_end).await {
                 Ok(ended) => session_result(ended),
                 Err(_) => {
                     log::warn!("programs still use the detached mount; it ends under them now");
+                    // Their files would be settled under them.
+                    *drain_limit = Duration::ZERO;
                     Ok(())
                 }
             }
@@ -149,24 +158,51 @@ impl Running {
         }
     }
 
-    /// Ends the parts, within a limit, or at a signal.
+    /// Goes on uploading for a while, then ends the parts, within a limit, or at a signal.
     async fn stop(&mut self, ended: &Result<(), MountError>) {
-        if matches!(ended, Err(MountError::EndedAtOnce)) {
-            return;
-        }
-        notify::stopping("unmounted, finishing what is on its way");
-        if let Some(Err(error)) = self.lock.as_mut().map(Lock::set_draining) {
-            log::warn!("the lock file cannot be written: {error}");
-        }
-        let signals = &mut self.signals;
-        tokio::select! {
-            stopped = tokio::time::timeout(STOP_LIMIT, self.service.stop()) => {
-                if stopped.is_err() {
-                    log::warn!("not everything ended in time; the journal has what is left");
-                }
+        if !matches!(ended, Err(MountError::EndedAtOnce)) {
+            notify::stopping("unmounted, uploading what is queued");
+            set_draining(&mut self.lock);
+            let (service, signals) = (&*self.service, &mut self.signals);
+            let (limit, shutdown) = (self.drain_limit, &*self.shutdown);
+            let stopped = async {
+                drain(service, limit, shutdown).await;
+                tokio::time::timeout(STOP_LIMIT, service.stop()).await
+            };
+            tokio::select! {
+                stopped = stopped => if stopped.is_err() {
+                    log::warn!("not everything ended in time");
+                },
+                () = signals.next_end() => log::warn!("second signal: ending at once"),
             }
-            () = signals.next_end() => log::warn!("second signal: ending at once"),
         }
+        let rest = self.service.report().shutdown;
+        if rest.files > 0 {
+            log::warn!(
+                "{} files, {} bytes remain in STAGING_DIR; they are uploaded at the next mount",
+                rest.files,
+                rest.bytes
+            );
+        }
+    }
+}
+
+/// Goes on uploading for at most `limit`, or until the next mount wants to go on with the queue.
+async fn drain(service: &dyn Service, limit: Duration, shutdown: &Notify) {
+    if limit.is_zero() {
+        return;
+    }
+    tokio::select! {
+        drained = tokio::time::timeout(limit, service.drain()) => if drained.is_err() {
+            log::info!("the time to go on uploading is over");
+        },
+        () = shutdown.notified() => log::info!("the next mount goes on with the queue"),
+    }
+}
+
+fn set_draining(lock: &mut Option<Lock>) {
+    if let Some(Err(error)) = lock.as_mut().map(Lock::set_draining) {
+        log::warn!("the lock file cannot be written: {error}");
     }
 }
 

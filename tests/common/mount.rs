@@ -65,6 +65,8 @@ impl Mount {
             ("LIST_TTL_SECONDS", "30"),
             // Tests count requests and objects; those of the trash switch it on.
             ("TRASH_COLLECTIONS", "none"),
+            // Tests say when something is uploaded; those of the drain switch it on.
+            ("DRAIN_SECONDS", "0"),
         ]);
         for (name, value) in settings {
             all.retain(|(known, _)| known != name);
@@ -264,6 +266,14 @@ impl Mount {
             self.log()
         );
         self.wait_end();
+    }
+
+    /// Unmounts as anybody may, and hands over the daemon, which goes on by itself.
+    pub(crate) fn unmount_and_leave(&mut self) -> Child {
+        let unmounted = Command::new("umount").arg(self.root()).status().unwrap();
+        assert!(unmounted.success(), "{}", self.log());
+        self.watchdog = None;
+        self.daemon.take().expect("mounted")
     }
 
     /// Waits until the daemon has ended by itself.

@@ -9,6 +9,7 @@ mod burst;
 mod cli;
 mod conflict;
 mod crash;
+mod drain;
 mod faults;
 mod metrics;
 mod open_for_hours;

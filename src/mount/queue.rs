@@ -1,0 +1,75 @@
+//! What the commands show of the journal.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::control::queue::{ConflictEntry, MAX_ENTRIES, Operation, Queue, QueueEntry, State};
+use crate::fs::Fs;
+use crate::staging::{Change, Record, Staging};
+
+/// Returns what waits for the bucket, the oldest first.
+pub(super) fn list(fs: &Arc<Fs>, staging: &Staging) -> Queue {
+    fs.settle_closed();
+    let now = SystemTime::now();
+    let mut records = staging.journal().records();
+    records.sort_by_key(|record| record.changed_at);
+    let left_out = records.len().saturating_sub(MAX_ENTRIES) as u64;
+    records.truncate(MAX_ENTRIES);
+    let entries = records
+        .into_iter()
+        .map(|record| {
+            let protected = record.change.file().filter(|_| record.change.is_open());
+            let protected = protected.and_then(|file| fs.protected_for(file));
+            entry(record, protected, now)
+        })
+        .collect();
+    Queue { entries, left_out }
+}
+
+/// Returns the conflicts that nobody has dealt with yet.
+pub(super) fn conflicts(staging: &Staging) -> Vec<ConflictEntry> {
+    let conflicts = staging.journal().conflicts();
+    conflicts
+        .into_iter()
+        .take(MAX_ENTRIES)
+        .map(|conflict| ConflictEntry {
+            path: conflict.key.to_string(),
+            copy: conflict.copy.to_string(),
+            found_at: OffsetDateTime::from(conflict.found_at)
+                .format(&Rfc3339)
+                .unwrap_or_default(),
+        })
+        .collect()
+}
+
+fn entry(record: Record, protected: Option<Duration>, now: SystemTime) -> QueueEntry {
+    let operation = match &record.change {
+        Change::Put { .. } => Operation::Upload,
+        Change::Folder { .. } => Operation::Folder,
+        Change::Copy { source, .. } if source.key == record.key => Operation::Attributes,
+        Change::Copy { .. } => Operation::Rename,
+        Change::Delete(_) => Operation::Delete,
+    };
+    let state = match (&record.parked, record.change.is_open()) {
+        (Some(_), _) => State::Parked,
+        (None, _) if record.is_held() => State::Held,
+        (None, true) => State::Open,
+        (None, false) => State::Waiting,
+    };
+    QueueEntry {
+        operation,
+        state,
+        bytes: record.change.length(),
+        waiting_seconds: now
+            .duration_since(record.changed_at)
+            .unwrap_or_default()
+            .as_secs(),
+        protected_seconds: protected.map(|since| since.as_secs()),
+        attempts: record.attempts,
+        path: record.key.to_string(),
+        reason: record.parked.or(record.last_error),
+    }
+}
