@@ -9,6 +9,8 @@ mod find;
 pub mod fstab;
 pub mod mount;
 pub mod queue;
+pub mod refresh;
+pub mod share;
 pub mod status;
 pub mod trash;
 pub mod umount;
@@ -58,6 +60,10 @@ pub enum Command {
     Conflicts(conflicts::ConflictsArgs),
     /// Lists what was deleted or overwritten, and brings it back.
     Trash(trash::TrashArgs),
+    /// Prints a link under which anybody may read a file for a while.
+    Share(share::ShareArgs),
+    /// Shows at once what others have changed in the bucket.
+    Refresh(refresh::RefreshArgs),
     /// Checks the settings, and that the bucket can be reached with them.
     Validate,
     /// Indexes the local sample library.
@@ -110,6 +116,8 @@ fn run_command(opts: Opts) -> Result<(), Failure> {
         Command::Queue(args) => queue::run(&args, opts.env_file),
         Command::Conflicts(args) => conflicts::run(&args, opts.env_file),
         Command::Trash(args) => trash::run(&args, opts.env_file),
+        Command::Share(args) => share::run(&args, opts.env_file),
+        Command::Refresh(args) => refresh::run(&args, opts.env_file),
         Command::Validate => validate::run(opts.env_file),
         Command::Catalog(args) => catalog::run(&args, opts.env_file),
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::queue::{ConflictEntry, Queue};
+use super::share::{Refreshed, Shared};
 use super::trash::{Restored, Trash};
 use super::{
     Envelope, MAX_RESPONSE_BYTES, PROTOCOL_VERSION, Progress, Refusal, Request, Response,
@@ -154,6 +155,27 @@ impl Client {
         let response = self.receive()?;
         response
             .restored
+            .ok_or_else(|| malformed("no result in the answer").into())
+    }
+
+    /// Asks for an address of a file that works for so long.
+    pub fn share(mut self, path: String, valid: Duration) -> Result<Shared, ClientError> {
+        self.wait_for_the_bucket()?;
+        let seconds = valid.as_secs();
+        self.send(Request::Share { path, seconds })?;
+        let response = self.receive()?;
+        response
+            .shared
+            .ok_or_else(|| malformed("no address in the answer").into())
+    }
+
+    /// Has folders listed anew.
+    pub fn refresh(mut self, paths: Vec<String>) -> Result<Refreshed, ClientError> {
+        self.wait_for_the_bucket()?;
+        self.send(Request::Refresh { paths })?;
+        let response = self.receive()?;
+        response
+            .refreshed
             .ok_or_else(|| malformed("no result in the answer").into())
     }
 

@@ -22,6 +22,7 @@ pub mod queue;
 pub mod registry;
 pub mod scrape;
 pub mod server;
+pub mod share;
 pub mod status;
 #[cfg(test)]
 mod tests;
@@ -29,11 +30,13 @@ pub mod trash;
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use self::queue::{ConflictEntry, Queue};
+use self::share::{Refreshed, Shared};
 use self::trash::{Restored, Trash};
 use crate::metrics::Requests;
 use crate::store::Key;
@@ -140,6 +143,25 @@ pub trait StatusSource: Send + Sync {
         Ok(Restored::default())
     }
 
+    /// Returns an address under which anybody may read a file for so long.
+    ///
+    /// # Errors
+    /// When the bucket does not hold it as it is here.
+    async fn share(&self, path: &str, valid: Duration) -> Result<Shared, Refusal> {
+        let _ = (path, valid);
+        Err(Refusal::new(
+            RefusalCode::NotFound,
+            "there is no bucket: the local store has no addresses",
+        ))
+    }
+
+    /// Lists anew the folders at or below these paths that were listed before; all of them if there
+    /// are none.
+    async fn refresh(&self, paths: &[String]) -> Refreshed {
+        let _ = paths;
+        Refreshed::default()
+    }
+
     /// Sends what waits without its quiet time, and returns when nothing of `paths` (of all, if
     /// there are none) is left that is not in the bucket: neither queued nor unsealed. May wait for
     /// ever; the caller sets a deadline.
@@ -202,6 +224,18 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<String>,
     },
+    /// An address of a file.
+    Share {
+        /// Which.
+        path: String,
+        /// How long it is to work.
+        seconds: u64,
+    },
+    /// To list folders anew.
+    Refresh {
+        /// At or below these; all if empty.
+        paths: Vec<String>,
+    },
     /// To wait until the queue is empty.
     Sync {
         /// Which; all if empty.
@@ -258,7 +292,11 @@ pub enum RefusalCode {
     Paused,
     /// What is left cannot be uploaded as things are.
     Parked,
-    /// The journal could not be written.
+    /// The file is not in the bucket yet as it is here.
+    NotUploaded,
+    /// There is no such thing.
+    NotFound,
+    /// The journal could not be written, or the bucket did not answer.
     Failed,
 }
 
@@ -285,6 +323,10 @@ struct Response {
     #[serde(skip_serializing_if = "Option::is_none")]
     restored: Option<Restored>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    shared: Option<Shared>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refreshed: Option<Refreshed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<Progress>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Refusal>,
@@ -303,6 +345,8 @@ impl Response {
             confirmed: None,
             trash: None,
             restored: None,
+            shared: None,
+            refreshed: None,
             progress: None,
             error: None,
         }

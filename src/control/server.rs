@@ -180,6 +180,15 @@ impl Server {
                 let refuse = |reason| Refusal::new(RefusalCode::BadRequest, reason);
                 response.restored = Some(restored.map_err(refuse)?);
             }
+            Request::Share { path, seconds } => {
+                let path = self.below_mountpoint(vec![path]).concat();
+                let valid = Duration::from_secs(seconds);
+                response.shared = Some(self.source.share(&path, valid).await?);
+            }
+            Request::Refresh { paths } => {
+                let paths = self.below_mountpoint(paths);
+                response.refreshed = Some(self.source.refresh(&paths).await);
+            }
             // They are answered where the connection is.
             Request::Sync { .. } | Request::Shutdown => {}
         }

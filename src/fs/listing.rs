@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -17,11 +18,14 @@ use crate::error::{FsError, FsResult};
 use crate::staging::{Change, Record};
 use crate::store::attributes::FileAttributes;
 use crate::store::{
-    ListPage, ListRequest, ListedObject, ObjectInfo, ObjectVersion, Origin, StoreResult,
+    Key, ListPage, ListRequest, ListedObject, ObjectInfo, ObjectVersion, Origin, StoreResult,
 };
 
 /// How often a long listing lets others take the tree's lock, in names.
 const MERGE_LOG_NAMES: usize = 10_000;
+
+/// How many folders a refresh lists at once.
+const REFRESH_AT_ONCE: usize = 8;
 
 /// Listings under way, one per folder: who needs one that is running waits for it.
 #[derive(Default)]
@@ -262,6 +266,49 @@ impl Fs {
         // An error of `changed` means that the task has ended: its last word counts.
         let _ = tokio::time::timeout(patience, receiver.changed()).await;
         *receiver.borrow()
+    }
+
+    /// Lists anew the folders at and below `path` that were listed before; for a file the folder it
+    /// lies in; for an empty path all. Returns how many were listed, and how many could not be.
+    pub async fn refresh_below(self: &Arc<Self>, path: &str) -> (usize, usize) {
+        let folders = self.listed_below(path);
+        let patience = self.options.request_deadline;
+        let listings = futures::stream::iter(folders).map(async |(ino, path)| {
+            // One that is running may have been begun before the change that is looked for.
+            let running = self.listings.0.lock().get(&ino).cloned();
+            if let Some(mut running) = running {
+                let _ = tokio::time::timeout(patience, running.changed()).await;
+            }
+            self.refreshed(ino, &path, patience).await
+        });
+        let listed: Vec<bool> = listings.buffer_unordered(REFRESH_AT_ONCE).collect().await;
+        let done = listed.iter().filter(|&&done| done).count();
+        (done, listed.len() - done)
+    }
+
+    fn listed_below(&self, path: &str) -> Vec<(Ino, String)> {
+        let path = Key::of_path(path).map_or(String::new(), |key| format!("{key}/"));
+        let parent = path.trim_end_matches('/').rsplit_once('/');
+        let parent = parent.map(|(parent, _)| format!("{parent}/"));
+        let tree = self.tree.lock();
+        let listed: Vec<(Ino, String)> = tree
+            .inodes()
+            .into_iter()
+            .filter(|inode| {
+                tree.dir(inode.ino)
+                    .is_some_and(|dir| dir.listed_at.is_some())
+            })
+            .filter_map(|inode| Some((inode.ino, tree.path(inode.ino)?)))
+            .filter(|(ino, _)| *ino != Ino::ROOT)
+            .collect();
+        let below = |(_, listed): &&(Ino, String)| fold(listed).starts_with(&path);
+        let found: Vec<_> = listed.iter().filter(below).cloned().collect();
+        let is_parent =
+            |(_, listed): &(Ino, String)| Some(fold(listed)) == parent.as_deref().map(Into::into);
+        match found.is_empty() {
+            false => found,
+            true => listed.into_iter().filter(is_parent).collect(),
+        }
     }
 
     async fn list_folder(self: &Arc<Self>, ino: Ino, path: &str) -> StoreResult<()> {

@@ -11,11 +11,13 @@ use tokio::runtime::Handle;
 
 use super::alerts::{self, Alerts};
 use super::outstanding::{self, Outstanding};
+use super::share::Sharing;
 use super::{MountError, Parts, Service, check_bucket, queue, r2_store, undo};
 use crate::cache::{Cache, CacheOptions};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Backend, Config, MountOptions};
 use crate::control::queue::{ConflictEntry, Queue};
+use crate::control::share::{Refreshed, Shared};
 use crate::control::trash::{Restored, Trash};
 use crate::control::{
     CacheStatus, OperationsStatus, ReadStatus, Refusal, RefusalCode, Report, StatusSource,
@@ -91,6 +93,15 @@ pub(super) fn assemble(
         trash_collections: config.trash_collections.clone(),
         ..UploadOptions::default()
     };
+    let sharing = match &config.backend {
+        Backend::R2(settings) => Some(Sharing {
+            settings: settings.clone(),
+            signer: r2_store(settings, config),
+            bucket: for_uploads.clone(),
+            staging: staging.clone(),
+        }),
+        Backend::Local { .. } => None,
+    };
     let confirm = Arc::new(Confirmations(fs.clone()));
     let uploader = Uploader::start(
         upload_options,
@@ -108,6 +119,7 @@ pub(super) fn assemble(
         uploader,
         operations,
         passthrough: passthrough.clone(),
+        sharing,
         alerts: Arc::new(Alerts::new(config.alert_cache_bytes)),
         started: Instant::now(),
     };
@@ -273,6 +285,7 @@ struct Running {
     operations: Arc<Operations>,
     /// Whether the kernel has passthrough, known when it has mounted.
     passthrough: Arc<AtomicBool>,
+    sharing: Option<Sharing>,
     alerts: Arc<Alerts>,
     started: Instant,
 }
@@ -406,6 +419,28 @@ impl StatusSource for Running {
 
     async fn restore(&self, paths: &[String], at: Option<&str>) -> Result<Restored, String> {
         undo::restore(&self.fs, paths, at).await
+    }
+
+    async fn share(&self, path: &str, valid: Duration) -> Result<Shared, Refusal> {
+        match &self.sharing {
+            Some(sharing) => sharing.share(path, valid).await,
+            None => Err(Refusal::new(
+                RefusalCode::NotFound,
+                "there is no bucket: files in the folder OUTPUT_DIR have no address",
+            )),
+        }
+    }
+
+    async fn refresh(&self, paths: &[String]) -> Refreshed {
+        let all = [String::new()];
+        let paths = if paths.is_empty() { &all } else { paths };
+        let mut refreshed = Refreshed::default();
+        for path in paths {
+            let (listed, failed) = self.fs.refresh_below(path).await;
+            refreshed.listed += listed as u64;
+            refreshed.failed += failed as u64;
+        }
+        refreshed
     }
 
     async fn sync(&self, paths: &[String]) -> Result<(), Refusal> {

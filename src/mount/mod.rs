@@ -18,6 +18,7 @@ mod notify;
 mod outstanding;
 mod queue;
 mod session;
+mod share;
 mod signals;
 mod supervise;
 mod undo;

@@ -93,7 +93,7 @@ fn version(text: &str) -> Result<At, String> {
     })
 }
 
-fn rfc3339(time: SystemTime) -> String {
+pub(super) fn rfc3339(time: SystemTime) -> String {
     let time = OffsetDateTime::from(time);
     let time = time.replace_nanosecond(0).unwrap_or(time);
     time.format(&Rfc3339).unwrap_or_default()

@@ -19,5 +19,6 @@ mod programs;
 mod queue;
 mod rename;
 mod service;
+mod share;
 mod trash;
 mod uplink;

@@ -7,6 +7,7 @@ mod copy;
 mod errors;
 mod limit;
 mod list;
+mod presign;
 mod read;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
 pub use client::R2Timeouts;
+pub use presign::LONGEST_LINK;
 
 use super::{
     CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,

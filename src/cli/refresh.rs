@@ -1,0 +1,42 @@
+//! `voicebeatfs refresh`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::share::as_the_mount_knows_it;
+use super::{Failure, find, say};
+
+/// The arguments of `refresh`.
+#[derive(Debug, Args)]
+pub struct RefreshArgs {
+    /// Files and folders; everything that was looked at so far if none is given.
+    pub paths: Vec<String>,
+    /// Prints JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Asks the mount at M.
+    #[arg(long, value_name = "M")]
+    pub mountpoint: Option<PathBuf>,
+}
+
+/// Runs `voicebeatfs refresh`.
+pub fn run(args: &RefreshArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
+    let client = find::connect(args.mountpoint.as_deref(), env_file)?;
+    let paths = args.paths.iter().map(|path| as_the_mount_knows_it(path));
+    let refreshed = client
+        .refresh(paths.collect())
+        .map_err(|error| Failure::Failed(error.to_string()))?;
+    if args.json {
+        let text = serde_json::to_string(&refreshed);
+        say(&text.map_err(|error| Failure::Failed(error.to_string()))?)?;
+    } else {
+        say(&format!("{} folders listed anew", refreshed.listed))?;
+    }
+    match refreshed.failed {
+        0 => Ok(()),
+        failed => Err(Failure::Failed(format!(
+            "{failed} folders could not be listed: they show what was known before"
+        ))),
+    }
+}
