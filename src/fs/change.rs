@@ -185,11 +185,7 @@ impl Fs {
         };
         let key = self.tree.lock().key_of(parent, name);
         let key = key.ok_or(FsError::NotFound)?;
-        self.hold_for_readers(&inode);
-        let mut edits = match inode.kind.is_special() {
-            true => self.special_removal(&key, &inode),
-            false => self.removal(&key, &inode)?,
-        };
+        let mut edits = self.vacated(&key, &inode)?;
         self.hold_burst(&mut edits)?;
         self.apply(edits)?;
         self.tree.lock().remove(parent, name, self.clock.instant());
@@ -212,7 +208,7 @@ impl Fs {
         let _changes = self.changes.lock();
         let tree = self.tree.lock();
         let dir = tree.dir(ino).ok_or(FsError::NotFound)?;
-        if !dir.is_empty() {
+        if !dir.is_empty() || !self.journal().local_names_below(&path).is_empty() {
             return Err(FsError::NotEmpty);
         }
         if dir.listed_at.is_none() {
@@ -413,24 +409,6 @@ impl Fs {
             None => Err(FsError::NotPermitted(
                 "the root holds the collections and samples only",
             )),
-        }
-    }
-
-    /// Gives a file or a special node one more name.
-    pub fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> FsResult<Attr> {
-        match (self.local(ino), self.local_parent(parent, name)?) {
-            (Some(from), Some((to, parent))) if std::ptr::eq(from, to) => {
-                return to.link(ino, parent, name);
-            }
-            (Some(_), _) | (_, Some(_)) => return Err(FsError::CrossDevice),
-            (None, None) => {}
-        }
-        let name = name::check(name)?;
-        self.load_dir(parent)?;
-        let inode = self.inode(ino)?;
-        match inode.kind.is_special() {
-            true => self.link_special(&inode, parent, name),
-            false => Err(FsError::NotPermitted("the bucket has no hard links yet")),
         }
     }
 }

@@ -62,6 +62,9 @@ impl Fs {
                 copy: copy_key.clone(),
             },
         ];
+        if let Some(inode) = self.inode_of(&record.key) {
+            edits.extend(self.first_name_moved(&record.key, &copy_key, &inode));
+        }
         for (ending, side) in &sides {
             edits.extend(follow(side, &format!("{copy_key}{ending}")));
         }

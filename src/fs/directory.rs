@@ -86,6 +86,7 @@ impl Fs {
         } else {
             let path = self.load_dir(ino)?;
             self.freshen(ino, &path).await?;
+            self.show_links(ino, &path).await;
         }
         let tree = self.tree.lock();
         if ino != Ino::ROOT {

@@ -56,6 +56,7 @@ impl Fs {
         }
         let listing = saved.map(|saved| self.listing_from_saved(&path, saved, begun));
         let records = self.journal().records_below(&path);
+        let locals = self.journal().local_names_below(&path);
         let mut tree = self.tree.lock();
         if tree.path(ino).as_deref() != Some(&*path) {
             // Renamed meanwhile: all this is about another folder.
@@ -69,7 +70,8 @@ impl Fs {
             return Ok(path);
         }
         if let Some(listing) = listing {
-            tree.apply_listing(ino, listing, &HashSet::new());
+            let own = own_names(&path, locals.iter().map(|name| &name.key));
+            tree.apply_listing(ino, listing, &own);
         }
         for name in emptied {
             tree.remove(ino, &name, begun);
@@ -361,11 +363,7 @@ impl Fs {
         let records = self.journal().records_below(path);
         let locals = self.journal().local_names_below(path);
         let keys = records.iter().map(|record| &record.key);
-        let own: HashSet<String> = keys
-            .chain(locals.iter().map(|name| &name.key))
-            .filter_map(|key| below(key.as_str(), path))
-            .map(|rest| fold(rest.split('/').next().unwrap_or(rest)).into_owned())
-            .collect();
+        let own = own_names(path, keys.chain(locals.iter().map(|name| &name.key)));
         let stale = self.tree.lock().apply_listing(ino, listing, &own);
         self.tell_stale(stale);
     }
@@ -434,6 +432,13 @@ pub(super) fn below<'a>(key: &'a str, path: &str) -> Option<&'a str> {
     let depth = path.matches('/').count();
     let cut = key.match_indices('/').nth(depth.checked_sub(1)?)?.0 + 1;
     (fold(&key[..cut]) == fold(path) && cut < key.len()).then(|| &key[cut..])
+}
+
+/// Returns the names in a folder, folded, under which or below which a key of our own lies.
+fn own_names<'a>(path: &str, keys: impl Iterator<Item = &'a Key>) -> HashSet<String> {
+    keys.filter_map(|key| below(key.as_str(), path))
+        .map(|rest| fold(rest.split('/').next().unwrap_or(rest)).into_owned())
+        .collect()
 }
 
 fn names(

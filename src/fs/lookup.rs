@@ -37,6 +37,10 @@ impl Fs {
             }
             return Ok(attr);
         }
+        self.show_link(&path, name).await?;
+        if let Some(attr) = self.lookup_known(parent, name) {
+            return Ok(attr);
+        }
         if self.is_listing_complete(parent) {
             if self.is_listing_old(parent) && self.is_reachable() {
                 self.refreshed(parent, &path, LOOKUP_PATIENCE).await;
@@ -77,6 +81,7 @@ impl Fs {
         } else if fresh {
             self.apply_kept_attributes(&inode);
         }
+        self.show_names_of(&inode);
         let mut attr = inode.attr();
         if inode.kind == Kind::Folder {
             attr.nlink = self.folder_links(inode.ino);

@@ -21,6 +21,7 @@ mod folder;
 mod handle;
 mod held;
 mod inode;
+mod link;
 mod listing;
 pub mod local;
 mod lookup;

@@ -215,7 +215,7 @@ impl Fs {
         }
         let stale = tree.supersede(inode.ino, listed);
         drop(tree);
-        self.tell_stale(stale.into_iter().collect());
+        self.tell_stale(stale);
         FsError::Stale
     }
 

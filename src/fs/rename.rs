@@ -13,10 +13,10 @@ use crate::staging::{Change, Deleted, Edit, JournalResult, Record};
 use crate::store::{ETag, Key, ObjectVersion, Origin};
 
 /// One file that gets another key.
-struct Move {
-    inode: Arc<Inode>,
-    from: Key,
-    to: Key,
+pub(super) struct Move {
+    pub(super) inode: Arc<Inode>,
+    pub(super) from: Key,
+    pub(super) to: Key,
 }
 
 impl Fs {
@@ -65,7 +65,6 @@ impl Fs {
             (Kind::Folder, Some(Kind::Folder) | None) => self.rename_folder(from, to).await,
             (Kind::Folder, Some(_)) => Err(FsError::NotADirectory),
             (_, Some(Kind::Folder)) => Err(FsError::IsADirectory),
-            (kind, _) if kind.is_special() => self.rename_special(from, to),
             _ => self.rename_file(from, to),
         }
     }
@@ -91,23 +90,28 @@ impl Fs {
             let mut tree = self.tree.lock();
             let inode = tree.materialise(from.0, from.1).ok_or(FsError::NotFound)?;
             let replaced = tree.materialise(to.0, to.1);
-            let source = tree.key(inode.ino).ok_or(FsError::NotFound)?;
+            let source = tree.key_of(from.0, from.1).ok_or(FsError::NotFound)?;
             let path = tree.path(to.0).ok_or(FsError::NotFound)?;
             (inode, replaced, source, name::key_in(&path, to.1)?)
         };
-        let mut edits = Vec::new();
+        if replaced
+            .as_ref()
+            .is_some_and(|other| other.ino == inode.ino)
+        {
+            // Two names of one file: both stay.
+            return Ok(());
+        }
+        if self.is_local_name(&source) {
+            let inodes = (&inode, replaced.as_ref());
+            return self.rename_local_name((from, &source), (to, &target), inodes);
+        }
+        let mut edits = self.first_name_moved(&source, &target, &inode);
         let moved = Move {
             inode,
             from: source,
             to: target,
         };
-        let file = replaced.as_ref().filter(|other| !other.kind.is_special());
-        self.move_edits(&moved, file, &mut edits)?;
-        if let Some(replaced) = file {
-            self.hold_for_readers(replaced);
-        } else if let Some(replaced) = &replaced {
-            edits.extend(self.special_removal(&moved.to, replaced));
-        }
+        self.replace_edits(&moved, replaced.as_ref(), &mut edits)?;
         self.apply(edits)?;
         let now = self.clock.instant();
         self.tree.lock().rename(from, to, now);
@@ -138,6 +142,14 @@ impl Fs {
             };
             (there, back)
         };
+        if [&one, &other]
+            .iter()
+            .any(|moved| moved.inode.state.lock().names > 1)
+        {
+            return Err(FsError::InvalidArgument(
+                "a file of several names cannot change them",
+            ));
+        }
         let mut edits = Vec::new();
         for (moved, replaced) in [(&one, &other), (&other, &one)] {
             let own = moved.inode.state.lock().remote().cloned();
@@ -154,25 +166,45 @@ impl Fs {
         Ok(())
     }
 
-    /// What the journal must say when a file moves from one key to another.
-    fn move_edits(
-        &self,
+    /// What the journal must say when a file gets another key, which may have been another's.
+    fn replace_edits(
+        self: &Arc<Self>,
         moved: &Move,
         replaced: Option<&Arc<Inode>>,
         edits: &mut Vec<Edit>,
     ) -> FsResult<()> {
-        let replaced_remote = replaced.and_then(|inode| inode.state.lock().remote().cloned());
-        let base = self.base_of(&moved.to, replaced_remote.as_ref());
+        let Some(replaced) = replaced else {
+            return self.move_edits(moved, self.base_of(&moved.to, None), edits);
+        };
+        let (remote, size, names) = {
+            let state = replaced.state.lock();
+            (state.remote().cloned(), state.meta.size, state.names)
+        };
+        let remote = remote.as_ref();
+        let base = self.base_of(&moved.to, remote);
+        if names > 1 || self.is_local_name(&moved.to) {
+            edits.extend(self.vacated(&moved.to, replaced)?);
+            return self.move_edits(moved, base, edits);
+        }
+        self.move_edits(moved, base, edits)?;
+        edits.extend(self.removal_under_old_name(&moved.to, remote, size));
+        edits.extend(self.let_go(&moved.to, replaced, true));
+        self.hold_for_readers(replaced);
+        Ok(())
+    }
+
+    /// What the journal must say when a file moves from one key to another, under which the bucket
+    /// holds `base`.
+    pub(super) fn move_edits(
+        &self,
+        moved: &Move,
+        base: Option<ETag>,
+        edits: &mut Vec<Edit>,
+    ) -> FsResult<()> {
         let arrival = self.arrival(moved, base)?;
         let remote = moved.inode.state.lock().remote().cloned();
         self.leave(moved, remote.as_ref(), edits)?;
         edits.push(arrival);
-        if let Some(replaced) = replaced {
-            let size = replaced.state.lock().meta.size;
-            let remote = replaced_remote.as_ref();
-            edits.extend(self.removal_under_old_name(&moved.to, remote, size));
-        }
-        edits.extend(replaced.and_then(|inode| self.let_go(&moved.to, inode, true)));
         edits.push(Edit::ForgetConflict {
             copy: moved.from.clone(),
         });
@@ -310,12 +342,15 @@ impl Fs {
         };
         for (inode, name) in files {
             let from = name::key_in(old, &name)?;
+            if self.is_local_name(&from) {
+                continue;
+            }
             let moved = Move {
                 inode,
                 from,
                 to: name::key_in(new, &name)?,
             };
-            self.move_edits(&moved, None, edits)?;
+            self.move_edits(&moved, self.base_of(&moved.to, None), edits)?;
         }
         for folder in folders {
             let (old, new) = (

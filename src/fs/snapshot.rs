@@ -234,7 +234,7 @@ impl Fs {
         })
     }
 
-    fn inode_of(&self, key: &Key) -> Option<Arc<Inode>> {
+    pub(super) fn inode_of(&self, key: &Key) -> Option<Arc<Inode>> {
         let tree = self.tree.lock();
         let ino = tree.find(key.as_str())?.1.ino;
         tree.inode(ino).cloned()

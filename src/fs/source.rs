@@ -78,7 +78,7 @@ impl Fs {
             dir.listed_at = None;
         }
         drop(tree);
-        self.tell_stale(stale.into_iter().collect());
+        self.tell_stale(stale);
         Ok(true)
     }
 

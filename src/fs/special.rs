@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 use super::Fs;
 use super::attr::{Attr, Caller, Ino, Kind};
 use super::inode::{Content, Inode, Meta, State};
-use super::listing::below;
 use super::name;
 use super::tree::Tree;
 use crate::error::{FsError, FsResult};
@@ -130,7 +129,13 @@ impl Fs {
         let dir = tree.dir(parent).ok_or(FsError::NotADirectory)?;
         match dir.entry(name) {
             Some(_) => Err(FsError::Exists),
-            None => name::key_in(&path, name),
+            None => {
+                let key = name::key_in(&path, name)?;
+                match self.journal().local_name(&key) {
+                    Some(_) => Err(FsError::Exists),
+                    None => Ok(key),
+                }
+            }
         }
     }
 
@@ -179,103 +184,16 @@ impl Fs {
         }
     }
 
-    /// What the journal must say when a special node loses one of its names: another takes its place
-    /// if it was the one that the node goes by.
-    pub(super) fn special_removal(&self, key: &Key, inode: &Inode) -> Vec<Edit> {
-        let mut edits = vec![Edit::RemoveLocal { key: key.clone() }];
-        let others = self.other_keys(key, inode);
-        if let Some(LocalName { stands_for, .. }) = self.journal().local_name(key)
-            && matches!(stands_for, StandsFor::Special(..))
-            && let Some((first, rest)) = others.split_first()
-        {
-            edits.push(set(first, stands_for));
-            edits.extend(rest.iter().map(|key| set_link(key, first)));
-        }
-        edits
-    }
-
-    /// A special node gets another name in the place of one that it has.
-    pub(super) fn rename_special(
-        self: &Arc<Self>,
-        from: (Ino, &str),
-        to: (Ino, &str),
-    ) -> FsResult<()> {
-        let _changes = self.changes.lock();
-        let (inode, replaced, source, target) = {
-            let mut tree = self.tree.lock();
-            let inode = tree.materialise(from.0, from.1).ok_or(FsError::NotFound)?;
-            let replaced = tree.materialise(to.0, to.1);
-            let source = tree.key_of(from.0, from.1).ok_or(FsError::NotFound)?;
-            let path = tree.path(to.0).ok_or(FsError::NotFound)?;
-            (inode, replaced, source, name::key_in(&path, to.1)?)
-        };
-        let mut edits = match &replaced {
-            Some(replaced) if replaced.ino == inode.ino => return Ok(()),
-            Some(replaced) if replaced.kind.is_special() => self.special_removal(&target, replaced),
-            Some(replaced) => {
-                self.hold_for_readers(replaced);
-                self.removal(&target, replaced)?
-            }
-            None => Vec::new(),
-        };
-        let name = self.journal().local_name(&source);
-        let stands_for = name.ok_or(FsError::Stale)?.stands_for;
-        edits.push(Edit::RemoveLocal {
-            key: source.clone(),
-        });
-        if matches!(stands_for, StandsFor::Special(..)) {
-            let others = self.other_keys(&source, &inode);
-            edits.extend(others.iter().map(|key| set_link(key, &target)));
-        }
-        edits.push(set(&target, stands_for));
-        self.apply(edits)?;
-        self.tree.lock().rename(from, to, self.clock.instant());
-        self.touch_inodes([Some(&inode), replaced.as_ref()]);
-        self.touch_folder(from.0);
-        self.touch_folder(to.0);
-        Ok(())
-    }
-
-    /// What the journal must say of all local names when a folder gets another path.
-    pub(super) fn move_local_names(&self, old: &str, new: &str) -> Vec<Edit> {
-        let moved = |key: &Key| {
-            let rest = below(key.as_str(), old)?;
-            Key::new(&format!("{new}{rest}"))
-        };
-        let (mut gone, mut set_anew) = (Vec::new(), Vec::new());
-        for name in self.journal().local_names() {
-            let key = moved(&name.key);
-            let stands_for = match &name.stands_for {
-                StandsFor::Link(to) => StandsFor::Link(moved(to).unwrap_or(to.clone())),
-                special => special.clone(),
-            };
-            if key.is_none() && stands_for == name.stands_for {
-                continue;
-            }
-            if key.is_some() {
-                gone.push(Edit::RemoveLocal {
-                    key: name.key.clone(),
-                });
-            }
-            set_anew.push(set(&key.unwrap_or(name.key), stands_for));
-        }
-        gone.extend(set_anew);
-        gone
-    }
-
     /// What the journal must say when a special node gets other attributes.
     pub(super) fn special_attributes(
         key: Key,
         special: Special,
         attributes: FileAttributes,
     ) -> Edit {
-        set(&key, StandsFor::Special(special, attributes))
-    }
-
-    fn other_keys(&self, key: &Key, inode: &Inode) -> Vec<Key> {
-        let mut keys = self.tree.lock().keys(inode.ino);
-        keys.retain(|other| other.folded() != key.folded());
-        keys
+        Edit::SetLocal(LocalName {
+            key,
+            stands_for: StandsFor::Special(special, attributes),
+        })
     }
 
     /// Shows what the journal alone knows, at start.
@@ -300,8 +218,8 @@ impl Fs {
                 }
                 StandsFor::Link(to) => {
                     let found = tree.find(to.as_str()).map(|(_, entry)| entry.ino);
+                    // That of a file is found when it is looked for.
                     let Some(inode) = found.and_then(|ino| tree.inode(ino).cloned()) else {
-                        log::error!("{} is not shown: {to} is missing", name.key);
                         continue;
                     };
                     tree.add_link(parent, file, &inode, self.clock.instant());
@@ -311,7 +229,7 @@ impl Fs {
     }
 
     /// Returns the folder of that path (empty or with a `/` at its end), made known with those above.
-    fn folder_at(&self, tree: &mut Tree, path: &str) -> Option<Ino> {
+    pub(super) fn folder_at(&self, tree: &mut Tree, path: &str) -> Option<Ino> {
         let mut folders = path.split_terminator('/');
         let collection = folders.next()?;
         let mut at = tree.dir(Ino::ROOT)?.entry(collection)?.ino;
@@ -319,38 +237,5 @@ impl Fs {
             at = tree.insert_folder(at, name, self.clock.instant());
         }
         Some(at)
-    }
-}
-
-fn set(key: &Key, stands_for: StandsFor) -> Edit {
-    Edit::SetLocal(LocalName {
-        key: key.clone(),
-        stands_for,
-    })
-}
-
-fn set_link(key: &Key, to: &Key) -> Edit {
-    set(key, StandsFor::Link(to.clone()))
-}
-
-impl Fs {
-    /// Gives a special node one more name.
-    pub(super) fn link_special(
-        &self,
-        inode: &Arc<Inode>,
-        parent: Ino,
-        name: &str,
-    ) -> FsResult<Attr> {
-        let _changes = self.changes.lock();
-        let key = self.free_key(parent, name)?;
-        let to = self.tree.lock().key(inode.ino).ok_or(FsError::NotFound)?;
-        self.apply(vec![set_link(&key, &to)])?;
-        let mut tree = self.tree.lock();
-        tree.add_link(parent, name, inode, self.clock.instant());
-        tree.looked_up(inode.ino);
-        drop(tree);
-        self.touch_inodes([Some(inode)]);
-        self.touch_folder(parent);
-        Ok(inode.attr())
     }
 }

@@ -289,7 +289,7 @@ impl Tree {
             return;
         }
         let state = node.inode.state.lock();
-        if state.gate.handles() > 0 {
+        if state.gate.handles() > 0 || !node.links.is_empty() {
             return;
         }
         let listed = match (&node.place, &state.content) {

@@ -4,6 +4,7 @@
 mod attributes;
 mod bucket;
 mod folders;
+mod links;
 mod local;
 mod names;
 mod reading;

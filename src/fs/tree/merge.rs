@@ -213,25 +213,36 @@ impl Tree {
                 parent,
                 name: entry.spelling.clone(),
             });
+            // Its further names are looked up anew: they go with the first.
+            for link in std::mem::take(&mut node.links) {
+                if let Some(dir) = self.dirs.get_mut(&link.parent)
+                    && let Some(entry) = dir.entries.remove(&link.name)
+                {
+                    stale.push(Stale {
+                        parent: link.parent,
+                        name: entry.spelling,
+                    });
+                }
+            }
         }
         self.release_memory(entry.ino);
     }
 
     /// The name shows another version from now on, of which `listed` is known.
-    pub(in crate::fs) fn supersede(&mut self, ino: Ino, listed: Option<Listed>) -> Option<Stale> {
-        let place = self.place(ino)?.clone();
-        let entry = self
-            .dirs
-            .get(&place.parent)?
-            .entries
-            .get(&place.name)?
-            .clone();
+    pub(in crate::fs) fn supersede(&mut self, ino: Ino, listed: Option<Listed>) -> Vec<Stale> {
         let mut stale = Vec::new();
+        let Some(place) = self.place(ino).cloned() else {
+            return stale;
+        };
+        let dir = self.dirs.get(&place.parent);
+        let Some(entry) = dir.and_then(|dir| dir.entries.get(&place.name)).cloned() else {
+            return stale;
+        };
         self.detach(place.parent, &entry, &mut stale);
         if let Some(listed) = listed {
             self.insert_listed(place.parent, &entry.spelling, listed);
         }
-        stale.pop()
+        stale
     }
 }
 

@@ -14,6 +14,18 @@ impl Journal {
         self.mirror.lock().local(&key.folded()).cloned()
     }
 
+    /// Returns the further names of what goes by a key.
+    pub fn links_to(&self, key: &Key) -> Vec<Key> {
+        let (key, mirror) = (key.folded(), self.mirror.lock());
+        let links = mirror.links_to(&key);
+        links.map(|name| name.key.clone()).collect()
+    }
+
+    /// Whether anything has several names.
+    pub fn has_links(&self) -> bool {
+        self.mirror.lock().has_links()
+    }
+
     /// Returns those whose key begins with `prefix`, which ends in `/` or is empty.
     pub fn local_names_below(&self, prefix: &str) -> Vec<LocalName> {
         let prefix = Key::new(prefix).map(|prefix| prefix.folded());

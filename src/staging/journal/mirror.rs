@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 
 use crate::disk::FileId;
-use crate::staging::local_name::LocalName;
+use crate::staging::local_name::{LocalName, StandsFor};
 use crate::staging::record::{Change, Conflict, Kept, OpenUpload, Record, Released, SentPart, Seq};
 use crate::store::{Key, ObjectVersion, PartNumber};
 
@@ -47,6 +47,8 @@ pub(super) struct Mirror {
     /// Conflicts by the key of their copy.
     conflicts: BTreeMap<Key, Conflict>,
     locals: BTreeMap<Key, LocalName>,
+    /// What has further names, and those.
+    links: HashMap<Key, BTreeSet<Key>>,
     /// Keys whose object is being deleted at this moment, or may be, since the answer was lost.
     deleting: HashSet<Key>,
     /// Keys whose record changed since the follower last asked.
@@ -178,11 +180,39 @@ impl Mirror {
     }
 
     pub(super) fn set_local(&mut self, name: LocalName) {
-        self.locals.insert(name.key.folded(), name);
+        let key = name.key.folded();
+        self.remove_local(&key);
+        if let StandsFor::Link(to) = &name.stands_for {
+            self.links
+                .entry(to.folded())
+                .or_default()
+                .insert(key.clone());
+        }
+        self.locals.insert(key, name);
+    }
+
+    /// Returns the further names of what goes by a key.
+    pub(super) fn links_to(&self, key: &Key) -> impl Iterator<Item = &LocalName> {
+        let links = self.links.get(key).into_iter().flatten();
+        links.filter_map(|link| self.locals.get(link))
+    }
+
+    pub(super) fn has_links(&self) -> bool {
+        !self.links.is_empty()
     }
 
     pub(super) fn remove_local(&mut self, key: &Key) {
-        self.locals.remove(key);
+        let Some(name) = self.locals.remove(key) else {
+            return;
+        };
+        if let StandsFor::Link(to) = &name.stands_for
+            && let Entry::Occupied(mut links) = self.links.entry(to.folded())
+        {
+            links.get_mut().remove(key);
+            if links.get().is_empty() {
+                links.remove();
+            }
+        }
     }
 
     pub(super) fn note_changed(&mut self, key: Key) {

@@ -1,0 +1,267 @@
+//! Several names of one file or special node. The inode goes by the first; the others are rows of
+//! the journal that lead to it. The bucket has an object under the first alone.
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::Fs;
+use super::attr::{Attr, Ino, Kind};
+use super::conflict::split;
+use super::inode::Inode;
+use super::listing::below;
+use super::name;
+use super::rename::Move;
+use crate::error::{FsError, FsResult};
+use crate::staging::{Edit, LocalName, StandsFor};
+use crate::store::Key;
+
+impl Fs {
+    /// Gives a file or a special node one more name.
+    pub fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> FsResult<Attr> {
+        match (self.local(ino), self.local_parent(parent, name)?) {
+            (Some(from), Some((to, parent))) if std::ptr::eq(from, to) => {
+                return to.link(ino, parent, name);
+            }
+            (Some(_), _) | (_, Some(_)) => return Err(FsError::CrossDevice),
+            (None, None) => {}
+        }
+        let name = name::check(name)?;
+        self.load_dir(parent)?;
+        let inode = self.inode(ino)?;
+        if inode.kind == Kind::Folder {
+            return Err(FsError::NotPermitted("a folder has one name"));
+        }
+        let _changes = self.changes.lock();
+        let key = self.free_key(parent, name)?;
+        let to = self.tree.lock().key(ino).ok_or(FsError::NotFound)?;
+        self.apply(vec![set_link(&key, &to)])?;
+        let mut tree = self.tree.lock();
+        tree.add_link(parent, name, &inode, self.clock.instant());
+        tree.looked_up(ino);
+        drop(tree);
+        self.touch_inodes([Some(&inode)]);
+        self.touch_folder(parent);
+        Ok(inode.attr())
+    }
+
+    /// Whether a name is a further one of what has a first, or stands for a special node.
+    pub(super) fn is_local_name(&self, key: &Key) -> bool {
+        self.journal().local_name(key).is_some()
+    }
+
+    /// What the journal must say when a name loses what it stands for.
+    pub(super) fn vacated(self: &Arc<Self>, key: &Key, inode: &Arc<Inode>) -> FsResult<Vec<Edit>> {
+        let others = self.further_names(key, inode);
+        let mut edits = vec![Edit::RemoveLocal { key: key.clone() }];
+        match (self.journal().local_name(key), others.split_first()) {
+            (Some(name), Some((first, rest))) => {
+                if matches!(name.stands_for, StandsFor::Special(..)) {
+                    edits.push(set(first, name.stands_for));
+                    edits.extend(rest.iter().map(|key| set_link(key, first)));
+                }
+            }
+            (Some(_), None) => {}
+            // The file goes on under another of its names.
+            (None, Some((first, rest))) => {
+                edits = vec![Edit::RemoveLocal { key: first.clone() }];
+                let moved = Move {
+                    inode: inode.clone(),
+                    from: key.clone(),
+                    to: first.clone(),
+                };
+                self.move_edits(&moved, self.base_of(first, None), &mut edits)?;
+                edits.extend(rest.iter().map(|key| set_link(key, first)));
+            }
+            (None, None) => {
+                self.hold_for_readers(inode);
+                return self.removal(key, inode);
+            }
+        }
+        Ok(edits)
+    }
+
+    /// What the journal must say when the first name of an inode is another one.
+    pub(super) fn first_name_moved(&self, from: &Key, to: &Key, inode: &Inode) -> Vec<Edit> {
+        let others = self.further_names(from, inode);
+        others.iter().map(|key| set_link(key, to)).collect()
+    }
+
+    /// A local name is replaced by another, which stands for the same.
+    pub(super) fn rename_local_name(
+        self: &Arc<Self>,
+        (from, source): ((Ino, &str), &Key),
+        (to, target): ((Ino, &str), &Key),
+        (inode, replaced): (&Arc<Inode>, Option<&Arc<Inode>>),
+    ) -> FsResult<()> {
+        let mut edits = match replaced {
+            Some(replaced) => self.vacated(target, replaced)?,
+            None => Vec::new(),
+        };
+        let name = self.journal().local_name(source);
+        let stands_for = name.ok_or(FsError::Stale)?.stands_for;
+        edits.push(Edit::RemoveLocal {
+            key: source.clone(),
+        });
+        if matches!(stands_for, StandsFor::Special(..)) {
+            edits.extend(self.first_name_moved(source, target, inode));
+        }
+        edits.push(set(target, stands_for));
+        self.apply(edits)?;
+        self.tree.lock().rename(from, to, self.clock.instant());
+        self.touch_inodes([Some(inode), replaced]);
+        self.touch_folder(from.0);
+        self.touch_folder(to.0);
+        Ok(())
+    }
+
+    /// What the journal must say of all local names when a folder gets another path.
+    pub(super) fn move_local_names(&self, old: &str, new: &str) -> Vec<Edit> {
+        let moved = |key: &Key| {
+            let rest = below(key.as_str(), old)?;
+            Key::new(&format!("{new}{rest}"))
+        };
+        let (mut gone, mut set_anew) = (Vec::new(), Vec::new());
+        for name in self.journal().local_names() {
+            let key = moved(&name.key);
+            let stands_for = match &name.stands_for {
+                StandsFor::Link(to) => StandsFor::Link(moved(to).unwrap_or(to.clone())),
+                special => special.clone(),
+            };
+            if key.is_none() && stands_for == name.stands_for {
+                continue;
+            }
+            if key.is_some() {
+                gone.push(Edit::RemoveLocal {
+                    key: name.key.clone(),
+                });
+            }
+            set_anew.push(set(&key.unwrap_or(name.key), stands_for));
+        }
+        gone.extend(set_anew);
+        gone
+    }
+
+    /// Returns the further names of what goes by `key`, the one that takes its place first.
+    fn further_names(&self, key: &Key, inode: &Inode) -> Vec<Key> {
+        let mut names = self.journal().links_to(key);
+        let in_tree = self.tree.lock().keys(inode.ino);
+        let next = in_tree.iter().find(|name| name.folded() != key.folded());
+        names.sort_by_key(|name| next.is_none_or(|next| next.folded() != name.folded()));
+        names
+    }
+
+    /// Brings the further names of a file into the tree, as soon as the kernel comes to know the file:
+    /// whoever changes it or its names finds all of them there. Reads the local disk.
+    pub(super) fn show_names_of(&self, inode: &Arc<Inode>) {
+        if !self.journal().has_links() {
+            return;
+        }
+        let (key, shown) = {
+            let tree = self.tree.lock();
+            (tree.key(inode.ino), tree.keys(inode.ino).len())
+        };
+        let Some(key) = key else { return };
+        let names = self.journal().links_to(&key);
+        if names.len() < shown {
+            return;
+        }
+        for link in names {
+            let (path, name) = split(link.as_str());
+            let parent = self.folder_at(&mut self.tree.lock(), path);
+            let loaded = parent.map(|parent| (parent, self.load_dir(parent)));
+            let Some((parent, Ok(_))) = loaded else {
+                log::warn!("{link} is not shown: its folder cannot be read");
+                continue;
+            };
+            let _changes = self.changes.lock();
+            let mut tree = self.tree.lock();
+            if self
+                .link_target(&link)
+                .is_some_and(|to| to.folded() == key.folded())
+                && tree.key(inode.ino).as_ref() == Some(&key)
+                && tree
+                    .dir(parent)
+                    .is_some_and(|dir| dir.entry(name).is_none())
+            {
+                tree.add_link(parent, name, inode, self.clock.instant());
+            }
+        }
+    }
+
+    /// Brings a further name of a file into the tree, if that is what the journal says of it. Waits
+    /// for the bucket if the file is not known.
+    ///
+    /// # Errors
+    /// Those of looking the file up.
+    pub(super) async fn show_link(self: &Arc<Self>, path: &str, name: &str) -> FsResult<()> {
+        let key = name::key_in(path, name)?;
+        let Some(to) = self.link_target(&key) else {
+            return Ok(());
+        };
+        if self.is_local_name(&to) {
+            return Err(FsError::NotFound);
+        }
+        // Looking it up shows all its names.
+        let found = self.walk(&to).await?;
+        self.forget(found.ino, 1);
+        Ok(())
+    }
+
+    /// Does so for all in a folder.
+    pub(super) async fn show_links(self: &Arc<Self>, parent: Ino, path: &str) {
+        for local in self.journal().local_names_below(path) {
+            let Some(name) = below(local.key.as_str(), path) else {
+                continue;
+            };
+            let is_shown = |fs: &Fs| fs.tree.lock().dir(parent)?.entry(name).map(drop);
+            if !name.contains('/')
+                && is_shown(self).is_none()
+                && let Err(error) = self.show_link(path, name).await
+            {
+                log::warn!("{} is not shown: {error}", local.key);
+            }
+        }
+    }
+
+    fn link_target(&self, key: &Key) -> Option<Key> {
+        match self.journal().local_name(key)?.stands_for {
+            StandsFor::Link(to) => Some(to),
+            StandsFor::Special(..) => None,
+        }
+    }
+
+    /// Looks a key up, folder by folder, and raises the lookup count of what it names.
+    fn walk<'a>(
+        self: &'a Arc<Self>,
+        key: &'a Key,
+    ) -> Pin<Box<dyn Future<Output = FsResult<Attr>> + Send + 'a>> {
+        Box::pin(async move {
+            let mut at = Ino::ROOT;
+            let mut found = Err(FsError::NotFound);
+            for name in key.as_str().split('/') {
+                found = self.lookup(at, OsStr::new(name)).await;
+                if at != Ino::ROOT {
+                    self.forget(at, 1);
+                }
+                at = found.as_ref().map_or(Ino::ROOT, |attr| attr.ino);
+                if found.is_err() {
+                    break;
+                }
+            }
+            found
+        })
+    }
+}
+
+fn set(key: &Key, stands_for: StandsFor) -> Edit {
+    Edit::SetLocal(LocalName {
+        key: key.clone(),
+        stands_for,
+    })
+}
+
+fn set_link(key: &Key, to: &Key) -> Edit {
+    set(key, StandsFor::Link(to.clone()))
+}

@@ -1,0 +1,153 @@
+//! Several names of one file.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::{Bucket, noise};
+use crate::common::mount::Mount;
+
+/// Panics unless both names show one file with these bytes.
+#[track_caller]
+fn expect_one_file(a: &Path, b: &Path, bytes: &[u8], names: u64) {
+    let (one, other) = (fs::metadata(a).unwrap(), fs::metadata(b).unwrap());
+    assert_eq!(one.ino(), other.ino());
+    assert_eq!((one.nlink(), other.nlink()), (names, names));
+    assert!(fs::read(a).unwrap() == bytes && fs::read(b).unwrap() == bytes);
+}
+
+fn begin_anew(mount: &mut Mount) {
+    mount.unmount();
+    mount.remove_cache();
+    mount.mount();
+}
+
+#[test]
+fn two_names_are_one_file_before_and_after_upload_and_remount() {
+    let bucket = Bucket::model();
+    let theirs = noise(1, 50_000);
+    bucket.put("layers/in/theirs.wav", theirs.clone());
+    let mut mount = bucket.mount_with(&[("LIST_TTL_SECONDS", "1")]);
+    let (theirs_here, linked) = (
+        mount.path("layers/in/theirs.wav"),
+        mount.path("projects/t.wav"),
+    );
+    fs::hard_link(&theirs_here, &linked).unwrap();
+    let (take, second) = (
+        mount.path("layers/take.wav"),
+        mount.path("layers/second.wav"),
+    );
+    let mut file = File::create(&take).unwrap();
+    file.write_all(b"one ").unwrap();
+    fs::hard_link(&take, &second).unwrap();
+    let mut other = OpenOptions::new().append(true).open(&second).unwrap();
+    other.write_all(b"two ").unwrap();
+    expect_one_file(&take, &second, b"one two ", 2);
+    drop((file, other));
+    fs::hard_link(&second, mount.path("layers/third.wav")).unwrap();
+    mount.kill();
+    mount.mount();
+    expect_one_file(&take, &second, b"one two ", 3);
+    expect_one_file(&linked, &theirs_here, &theirs, 2);
+    mount.wait_uploaded();
+    assert_eq!(bucket.keys(), ["layers/in/theirs.wav", "layers/take.wav"]);
+    begin_anew(&mut mount);
+    // By name, and by listing.
+    expect_one_file(&linked, &theirs_here, &theirs, 2);
+    let names = |folder: &str| -> BTreeSet<String> {
+        let names = fs::read_dir(mount.path(folder)).unwrap();
+        names
+            .map(|name| name.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    let expected = ["in", "second.wav", "take.wav", "third.wav"].map(String::from);
+    assert_eq!(names("layers"), BTreeSet::from(expected));
+    // A change of what is uploaded, through the further name.
+    let mut file = OpenOptions::new().append(true).open(&second).unwrap();
+    file.write_all(b"three").unwrap();
+    drop(file);
+    expect_one_file(&take, &second, b"one two three", 3);
+    mount.wait_uploaded();
+    assert_eq!(
+        bucket.get("layers/take.wav").unwrap().bytes,
+        b"one two three"
+    );
+}
+
+#[test]
+fn a_file_lives_on_under_its_other_names() {
+    let bucket = Bucket::model();
+    let mut mount = bucket.mount();
+    let path = |name: &str| mount.path(&format!("layers/{name}"));
+    for (name, bytes) in [("a", b"aa"), ("b", b"bb"), ("c", b"cc"), ("new", b"nn")] {
+        fs::write(path(name), bytes).unwrap();
+        fs::hard_link(path(name), path(&format!("{name}2"))).unwrap();
+    }
+    mount.wait_uploaded();
+    // Before and after an upload the first name goes, is replaced, or gets another.
+    fs::remove_file(path("a")).unwrap();
+    fs::rename(path("new2"), path("b")).unwrap();
+    fs::rename(path("c"), path("moved")).unwrap();
+    fs::rename(path("c2"), path("moved2")).unwrap();
+    fs::write(path("early"), b"ee").unwrap();
+    fs::hard_link(path("early"), path("early2")).unwrap();
+    fs::hard_link(path("early"), path("early3")).unwrap();
+    fs::remove_file(path("early")).unwrap();
+    fs::write(path("over"), b"oo").unwrap();
+    fs::hard_link(path("over"), path("over2")).unwrap();
+    fs::write(path("x"), b"xx").unwrap();
+    fs::rename(path("x"), path("over")).unwrap();
+    let check = |when: &str| {
+        eprintln!("{when}");
+        for (name, bytes, names) in [
+            ("a2", b"aa", 1),
+            ("b2", b"bb", 1),
+            ("over", b"xx", 1),
+            ("over2", b"oo", 1),
+        ] {
+            assert_eq!(fs::read(path(name)).unwrap(), bytes, "{name}");
+            assert_eq!(fs::metadata(path(name)).unwrap().nlink(), names, "{name}");
+        }
+        expect_one_file(&path("new"), &path("b"), b"nn", 2);
+        expect_one_file(&path("moved"), &path("moved2"), b"cc", 2);
+        expect_one_file(&path("early2"), &path("early3"), b"ee", 2);
+        assert_eq!(fs::read_dir(mount.path("layers")).unwrap().count(), 10);
+    };
+    check("at once");
+    mount.wait_uploaded();
+    check("uploaded");
+    let keys = ["a2", "b2", "early2", "moved", "new", "over", "over2"];
+    assert_eq!(bucket.keys(), keys.map(|name| format!("layers/{name}")));
+    begin_anew(&mut mount);
+    let path = |name: &str| mount.path(&format!("layers/{name}"));
+    expect_one_file(&path("new"), &path("b"), b"nn", 2);
+    expect_one_file(&path("moved"), &path("moved2"), b"cc", 2);
+    expect_one_file(&path("early2"), &path("early3"), b"ee", 2);
+    assert_eq!(fs::read(path("a2")).unwrap(), b"aa");
+}
+
+#[test]
+fn names_follow_their_folder_and_what_others_do_to_the_first() {
+    let bucket = Bucket::model();
+    bucket.put("layers/x/a", b"first".to_vec());
+    let mut mount = bucket.mount_with(&[("LIST_TTL_SECONDS", "1")]);
+    fs::hard_link(mount.path("layers/x/a"), mount.path("layers/x/b")).unwrap();
+    fs::hard_link(mount.path("layers/x/a"), mount.path("layers/outside")).unwrap();
+    fs::rename(mount.path("layers/x"), mount.path("layers/y")).unwrap();
+    let (a, outside) = (mount.path("layers/y/a"), mount.path("layers/outside"));
+    expect_one_file(&a, &mount.path("layers/y/b"), b"first", 3);
+    mount.wait_uploaded();
+    begin_anew(&mut mount);
+    expect_one_file(&a, &outside, b"first", 3);
+    expect_one_file(&a, &mount.path("layers/y/b"), b"first", 3);
+    bucket.put("layers/y/a", b"theirs".to_vec());
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while fs::read(&outside).unwrap() != b"theirs" {
+        assert!(std::time::Instant::now() < end, "theirs does not show");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert_eq!(fs::read(mount.path("layers/y/b")).unwrap(), b"theirs");
+    expect_one_file(&a, &outside, b"theirs", 3);
+}
