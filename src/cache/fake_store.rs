@@ -45,7 +45,7 @@ struct State {
     /// Answers to come; after them `usual`.
     script: VecDeque<Answer>,
     usual: Option<Answer>,
-    gets: Vec<Range<u64>>,
+    gets: Vec<(Key, Range<u64>)>,
 }
 
 #[derive(Debug, Default)]
@@ -88,7 +88,15 @@ impl FakeStore {
 
     /// Returns the ranges asked for so far, in order.
     pub(super) fn gets(&self) -> Vec<Range<u64>> {
-        self.0.lock().gets.clone()
+        let state = self.0.lock();
+        state.gets.iter().map(|(_, range)| range.clone()).collect()
+    }
+
+    /// Returns the ranges of one object asked for so far, in order.
+    pub(super) fn gets_of(&self, version: &ObjectVersion) -> Vec<Range<u64>> {
+        let state = self.0.lock();
+        let gets = state.gets.iter().filter(|(key, _)| *key == version.key);
+        gets.map(|(_, range)| range.clone()).collect()
     }
 
     /// Returns how many bytes were asked for so far.
@@ -154,7 +162,7 @@ impl ObjectStore for FakeStore {
         let range = request.range.expect("the cache asks for ranges");
         let (answer, object) = {
             let mut state = self.0.lock();
-            state.gets.push(range.clone());
+            state.gets.push((request.key.clone(), range.clone()));
             let answer = state.script.pop_front().or_else(|| state.usual.clone());
             let object = state.objects.get(&request.key).cloned();
             (answer.unwrap_or(Answer::Chunks(16 << 10)), object)

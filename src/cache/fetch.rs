@@ -2,41 +2,34 @@
 //!
 //! A [`Fetch`] is one range under way. It is registered under the lock of the file's ranges before
 //! its request starts, so that nobody asks for the same bytes again; what arrives is written to
-//! the sparse file and becomes readable batch by batch. Whoever needs bytes waits for the file's
-//! bell and looks again. `transfer` moves the bytes; this file decides what is asked for, and when
-//! it is given up.
+//! the sparse file and becomes readable batch by batch. Whoever needs bytes has a bell of its own,
+//! rung when all of them are there, and looks again. `transfer` moves the bytes, `schedule` says
+//! whose turn it is; this file decides what is asked for, and when it is given up.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
-use super::file::{CacheFile, ContentState, Phase};
-use super::read_ahead::{
-    FIRST_FETCH_BYTES, LEAST_FETCH_BYTES, ReadStream, SMALL_FILE_BYTES, Stream,
-};
+use super::file::{CacheFile, ContentState, Phase, Reader};
+use super::line::Line;
+use super::read_ahead::{LEAST_FETCH_BYTES, ReadStream, Stream, first_fetch};
+use super::schedule::{Purpose, Schedule};
 use super::{Cache, CacheError, DamageObserver, InfoObserver};
 use crate::store::ObjectStore;
 
-/// Requests for bytes that nobody waits for yet, of all files together. With 4 MiB each they fill
-/// a line of 60 ms and 32 connections of 50 MB/s.
-const AHEAD_FETCHES: usize = 32;
 /// First requests of files being opened; beyond it a read asks for what it needs.
 const FIRST_FETCHES: usize = 64;
-/// Requests for the rest of a file that is read in order; few, for a reader elsewhere comes first.
-const BACKGROUND_FETCHES: usize = 2;
 /// Requests at once for one whole file that somebody waits for.
 const FILL_FETCHES: usize = 8;
 /// Requests at once for one read; it is at most 1 MiB long.
 const READ_FETCHES: usize = 8;
-/// The most one request asks for: what a connection of 50 MB/s brings in 80 ms.
-const MOST_FETCH_BYTES: u64 = 4 << 20;
-/// A request takes about so long on a slow line, so that nobody waits long for its last byte.
-const FETCH_TIME: Duration = Duration::from_secs(1);
+/// A cancelled request costs its connection, so one that ends within this time may end.
+const LONGEST_GRACE: Duration = Duration::from_millis(300);
 
 /// A range of one file that was asked for.
 #[derive(Debug)]
@@ -75,10 +68,9 @@ pub(super) struct Fetcher {
     pub(super) deadline: Duration,
     pub(super) observer: Mutex<Option<Arc<InfoObserver>>>,
     pub(super) damage_observer: Mutex<Option<Arc<DamageObserver>>>,
-    ahead: Arc<Semaphore>,
+    pub(super) line: Line,
+    pub(super) schedule: Schedule,
     first: Arc<Semaphore>,
-    /// Bytes a second that one connection brings, lately.
-    rate: AtomicU64,
 }
 
 impl std::fmt::Debug for Fetcher {
@@ -97,39 +89,23 @@ impl Fetcher {
             deadline,
             observer: Mutex::new(None),
             damage_observer: Mutex::new(None),
-            ahead: Arc::new(Semaphore::new(AHEAD_FETCHES)),
+            line: Line::default(),
+            schedule: Schedule::default(),
             first: Arc::new(Semaphore::new(FIRST_FETCHES)),
-            rate: AtomicU64::new(MOST_FETCH_BYTES),
         }
-    }
-
-    /// Takes note of what one connection brought.
-    pub(super) fn note_rate(&self, bytes: u64, time: Duration) {
-        let seen = (bytes as f64 / time.as_secs_f64().max(1e-3)) as u64;
-        let rate = self.rate.load(Ordering::Relaxed);
-        // A race between two loses one measurement of many.
-        self.rate.store(rate / 4 * 3 + seen / 4, Ordering::Relaxed);
-    }
-
-    /// Returns how much one request asks for when `wanted` bytes are: several requests share it,
-    /// each large enough to be worth a round trip and small enough for the line.
-    fn segment_bytes(&self, wanted: u64) -> u64 {
-        let line = self.rate.load(Ordering::Relaxed) * FETCH_TIME.as_secs();
-        (wanted / 4)
-            .min(line)
-            .clamp(LEAST_FETCH_BYTES, MOST_FETCH_BYTES)
     }
 }
 
 /// Whose wish a fetch is.
 #[derive(Default)]
-struct Wish {
-    /// Is asked for its next wish when the fetch has ended.
-    stream: Weak<Stream>,
+pub(super) struct Wish {
+    /// Wants nothing more ahead if the fetch fails.
+    pub(super) stream: Weak<Stream>,
     /// Ends when the stream no longer wants it; `None` when somebody waits for it.
-    run: Option<watch::Receiver<()>>,
-    /// Its place among those of its kind.
-    permit: Option<OwnedSemaphorePermit>,
+    pub(super) run: Option<watch::Receiver<()>>,
+    /// Its place among the first requests.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+    pub(super) purpose: Purpose,
 }
 
 impl CacheFile {
@@ -141,10 +117,7 @@ impl CacheFile {
         let Ok(permit) = Arc::clone(&cache.fetcher.first).try_acquire_owned() else {
             return;
         };
-        let first = match self.size() {
-            size if size <= SMALL_FILE_BYTES => 0..size,
-            _ => 0..FIRST_FETCH_BYTES,
-        };
+        let first = first_fetch(self.size());
         let mut state = self.content.state.lock();
         let fetch = (state.phase == Phase::Filling)
             .then(|| state.first_gap(first))
@@ -155,10 +128,10 @@ impl CacheFile {
             Some(fetch) => {
                 let wish = Wish {
                     stream: Arc::downgrade(&stream.0),
-                    run: None,
                     permit: Some(permit),
+                    ..Wish::default()
                 };
-                self.start(&cache, fetch, wish);
+                self.start_needed(&cache, fetch, wish);
             }
             None => self.verify_if_due(&cache),
         }
@@ -166,9 +139,11 @@ impl CacheFile {
 
     /// Takes note of a read and starts what is wanted ahead.
     pub(super) fn advance(self: &Arc<Self>, stream: &ReadStream, range: Range<u64>) {
-        stream.0.state.lock().on_read(range, self.size());
-        if let Some(cache) = self.cache.upgrade() {
-            self.pump(&cache, &stream.0);
+        let advice = stream.0.state.lock().on_read(range, self.size());
+        if advice.more
+            && let Some(cache) = self.cache.upgrade()
+        {
+            cache.want(self, &stream.0);
         }
     }
 
@@ -179,19 +154,29 @@ impl CacheFile {
         range: Range<u64>,
     ) -> Result<(), CacheError> {
         let cache = self.cache.upgrade().ok_or(CacheError::Cancelled)?;
-        stream.0.state.lock().on_read(range.clone(), self.size());
+        let (advice, least) = {
+            let mut wishes = stream.0.state.lock();
+            let advice = wishes.on_read(range.clone(), self.size());
+            let spare = cache.fetcher.line.spare_bytes();
+            let least = match advice.jumped {
+                true => wishes.jump_bytes(self.size(), spare),
+                false => LEAST_FETCH_BYTES,
+            };
+            (advice, range.start.saturating_add(least))
+        };
         // What the read needs is registered first, so that the read-ahead leaves it out.
         let mut waiting = Vec::new();
-        let least = range.start.saturating_add(LEAST_FETCH_BYTES);
         let need = Need {
             ask: range.start..range.end.max(least).min(self.size()),
             range,
-            segment: MOST_FETCH_BYTES,
+            segment: u64::MAX,
             fetches: READ_FETCHES,
         };
         let stream = &stream.0;
         let there = self.look(&cache, &need, &mut waiting, Some(stream))?;
-        self.pump(&cache, stream);
+        if advice.more {
+            cache.want(self, stream);
+        }
         if !there {
             self.wait_for(&cache, &need, waiting, Some(stream)).await?;
         }
@@ -204,7 +189,7 @@ impl CacheFile {
         let need = Need {
             range: 0..self.size(),
             ask: 0..self.size(),
-            segment: cache.fetcher.segment_bytes(self.size()),
+            segment: cache.fetcher.line.fetch_bytes(),
             fetches: FILL_FETCHES,
         };
         self.wait_for(&cache, &need, Vec::new(), None).await?;
@@ -219,16 +204,12 @@ impl CacheFile {
         mut waiting: Vec<Waiting>,
         stream: Option<&Arc<Stream>>,
     ) -> Result<(), CacheError> {
-        loop {
-            let progress = self.content.progress.notified();
-            tokio::pin!(progress);
-            // Listens before it looks, so that no bell is missed between the two.
-            progress.as_mut().enable();
-            if self.look(cache, need, &mut waiting, stream)? {
-                return Ok(());
-            }
-            progress.await;
+        // Listens before it looks, so that no bell is missed between the two.
+        let listening = Listening::begin(self, need.range.clone());
+        while !self.look(cache, need, &mut waiting, stream)? {
+            listening.bell.notified().await;
         }
+        Ok(())
     }
 
     /// Whether all bytes needed are there. If not, joins the fetches that will bring them and
@@ -286,53 +267,42 @@ impl CacheFile {
                 stream: stream.map_or_else(Weak::new, Arc::downgrade),
                 ..Wish::default()
             };
-            self.start(cache, fetch, wish);
+            self.start_needed(cache, fetch, wish);
         }
         Ok(false)
     }
 
-    /// Starts what a stream wants ahead, as far as there is room among the requests.
-    fn pump(self: &Arc<Self>, cache: &Arc<Cache>, stream: &Arc<Stream>) {
-        while let Ok(permit) = Arc::clone(&cache.fetcher.ahead).try_acquire_owned() {
-            let Some((fetch, run)) = self.next_ahead(cache, stream) else {
-                return;
-            };
-            let wish = Wish {
-                stream: Arc::downgrade(stream),
-                run: Some(run),
-                permit: Some(permit),
-            };
-            self.start(cache, fetch, wish);
-        }
-    }
-
-    fn next_ahead(
+    /// Registers the next range that a stream wants ahead; `None` if there is none any more. Its
+    /// length is `near` for the next bytes, grows with their distance, and is `most` at the most.
+    pub(super) fn register_next(
         &self,
-        cache: &Cache,
         stream: &Stream,
+        near: u64,
+        most: u64,
     ) -> Option<(Arc<Fetch>, watch::Receiver<()>)> {
-        let mut wishes = stream.state.lock();
+        let wishes = stream.state.lock();
         let mut state = self.content.state.lock();
         if state.phase != Phase::Filling {
             return None;
         }
-        // The stream may have been another file's before, when its handle's file was replaced.
-        let target = wishes.target.start..wishes.target.end.min(self.size());
-        let (gap, wanted) = match state.first_gap(target.clone()) {
-            Some(gap) => (gap, target.end.saturating_sub(target.start)),
-            None if wishes.whole && wishes.in_flight < BACKGROUND_FETCHES => {
-                (state.first_gap(0..self.size())?, self.size())
-            }
+        let gap = match state.first_gap(wishes.wanted(self.size())) {
+            Some(gap) => gap,
+            None if wishes.whole => state.first_gap(0..self.size())?,
             None => return None,
         };
-        let part = first_part(gap, cache.fetcher.segment_bytes(wanted));
-        let fetch = register(&mut state, part, true);
-        wishes.in_flight += 1;
+        let length = (wishes.distance(gap.start) / 4).max(near).min(most);
+        let fetch = register(&mut state, first_part(gap, length), true);
         Some((fetch, wishes.run.subscribe()))
     }
 
-    /// Runs a registered fetch on the runtime. Nothing waits here.
-    fn start(self: &Arc<Self>, cache: &Arc<Cache>, fetch: Arc<Fetch>, wish: Wish) {
+    /// Runs a registered fetch that somebody waits for.
+    fn start_needed(self: &Arc<Self>, cache: &Arc<Cache>, fetch: Arc<Fetch>, wish: Wish) {
+        cache.fetcher.schedule.begin_needed();
+        self.start(cache, fetch, wish);
+    }
+
+    /// Runs a registered and counted fetch on the runtime. Nothing waits here.
+    pub(super) fn start(self: &Arc<Self>, cache: &Arc<Cache>, fetch: Arc<Fetch>, wish: Wish) {
         let end = End {
             file: Arc::clone(self),
             cache: Arc::clone(cache),
@@ -347,7 +317,7 @@ impl CacheFile {
             end.result = tokio::select! {
                 biased;
                 result = end.file.transfer(&end.cache, &end.fetch.range, end.fetch.ahead) => result,
-                () = given_up(&end.file, &end.fetch, run.as_mut()) => Err(CacheError::Cancelled),
+                () = given_up(&end, run.as_mut()) => Err(CacheError::Cancelled),
             };
         });
     }
@@ -360,9 +330,7 @@ impl CacheFile {
         {
             return;
         }
-        let (file, cache) = (Arc::clone(self), Arc::clone(cache));
-        let runtime = cache.fetcher.runtime.clone();
-        runtime.spawn_blocking(move || cache.verify(&file));
+        cache.verify_behind(self);
     }
 }
 
@@ -402,42 +370,63 @@ impl Drop for End {
             content.begin_verification(&mut state)
         };
         content.progress.notify_waiters();
+        content.ring(&self.fetch.range);
         self.wish.permit = None;
         if verify {
-            let (file, cache) = (Arc::clone(&self.file), Arc::clone(&self.cache));
-            let runtime = cache.fetcher.runtime.clone();
-            runtime.spawn_blocking(move || cache.verify(&file));
+            self.cache.verify_behind(&self.file);
         }
-        let Some(stream) = self.wish.stream.upgrade() else {
-            return;
-        };
-        {
-            let mut wishes = stream.state.lock();
-            wishes.in_flight -= usize::from(self.fetch.ahead);
-            if failed {
-                // Asked again by the next read, not at once and for ever.
-                wishes.read_ahead.ask_again();
-                wishes.target = 0..0;
-                wishes.whole = false;
-            }
+        if failed && let Some(stream) = self.wish.stream.upgrade() {
+            // Asked again by the next read, not at once and for ever.
+            stream.state.lock().give_up();
         }
-        if !failed {
-            self.file.pump(&self.cache, &stream);
+        let bytes = self.fetch.range.end - self.fetch.range.start;
+        self.cache.fetcher.schedule.end(self.wish.purpose, bytes);
+        self.cache.pump();
+    }
+}
+
+/// One who waits for all bytes of a range.
+struct Listening<'a> {
+    file: &'a CacheFile,
+    bell: Arc<Notify>,
+}
+
+impl Listening<'_> {
+    fn begin(file: &CacheFile, range: Range<u64>) -> Listening<'_> {
+        let bell = Arc::new(Notify::new());
+        file.content.state.lock().readers.push(Reader {
+            range,
+            bell: Arc::clone(&bell),
+        });
+        Listening { file, bell }
+    }
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        let mut state = self.file.content.state.lock();
+        let same = |reader: &Reader| Arc::ptr_eq(&reader.bell, &self.bell);
+        if let Some(at) = state.readers.iter().position(same) {
+            state.readers.swap_remove(at);
         }
     }
 }
 
 /// Ends when nobody wants the fetch any more: its stream has gone elsewhere and no reader waits.
-async fn given_up(file: &CacheFile, fetch: &Arc<Fetch>, run: Option<&mut watch::Receiver<()>>) {
+async fn given_up(end: &End, run: Option<&mut watch::Receiver<()>>) {
     let Some(run) = run else {
         return std::future::pending().await;
     };
     while run.changed().await.is_ok() {}
+    let grace = end.cache.fetcher.line.connection_time();
+    tokio::time::sleep(grace.min(LONGEST_GRACE)).await;
     {
-        let mut state = file.content.state.lock();
-        if fetch.waiters.load(Ordering::Relaxed) == 0 {
+        let mut state = end.file.content.state.lock();
+        if end.fetch.waiters.load(Ordering::Relaxed) == 0 {
             // Nobody can join it from here on.
-            state.fetches.retain(|other| !Arc::ptr_eq(other, fetch));
+            state
+                .fetches
+                .retain(|other| !Arc::ptr_eq(other, &end.fetch));
             return;
         }
     }
@@ -460,7 +449,7 @@ fn register(state: &mut ContentState, range: Range<u64>, ahead: bool) -> Arc<Fet
 /// Returns the part of a gap that one request asks for; a small rest is not left for another.
 fn first_part(gap: Range<u64>, segment: u64) -> Range<u64> {
     let length = gap.end - gap.start;
-    if length <= segment + segment / 4 {
+    if length <= segment.saturating_add(segment / 4) {
         gap
     } else {
         gap.start..gap.start + segment

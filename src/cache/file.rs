@@ -46,7 +46,7 @@ pub(super) struct Content {
     /// Where the file lies. Held while it is moved and while its row changes.
     pub(super) place: Mutex<Place>,
     pub(super) state: Mutex<ContentState>,
-    /// Rung whenever `state` changes in a way that somebody may wait for.
+    /// Rung when a fetch or the verification has ended.
     pub(super) progress: Notify,
     usage: Arc<Usage>,
 }
@@ -75,6 +75,14 @@ pub(super) enum Phase {
     Damaged,
 }
 
+/// Who waits for all bytes of a range.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) range: Range<u64>,
+    /// Rung when they are there, or will not come by themselves.
+    pub(super) bell: Arc<Notify>,
+}
+
 #[derive(Debug)]
 pub(super) struct ContentState {
     /// What the bucket is asked for.
@@ -83,6 +91,8 @@ pub(super) struct ContentState {
     pub(super) present: RangeSet,
     /// Requests under way; their ranges do not overlap.
     pub(super) fetches: Vec<Arc<Fetch>>,
+    /// Who waits for bytes.
+    pub(super) readers: Vec<Reader>,
     /// The descriptor that requests write to; gone once the file is complete.
     pub(super) writer: Option<Arc<File>>,
     /// Whether the bytes arrived damaged once already.
@@ -148,6 +158,7 @@ impl Content {
                 },
                 present: row.present,
                 fetches: Vec::new(),
+                readers: Vec::new(),
                 writer: writer.map(Arc::new),
                 damaged_once: false,
                 fetched_at: row.fetched_at,
@@ -194,8 +205,21 @@ impl Content {
         if state.counted {
             self.usage.add(added);
         }
-        drop(state);
-        self.progress.notify_waiters();
+        // Only those who can go on: a reader waits for one of many ranges that are under way.
+        for reader in &state.readers {
+            if state.present.contains(reader.range.clone()) {
+                reader.bell.notify_one();
+            }
+        }
+    }
+
+    /// Has those look again who wait for bytes in `range`.
+    pub(super) fn ring(&self, range: &Range<u64>) {
+        for reader in &self.state.lock().readers {
+            if reader.range.start < range.end && range.start < reader.range.end {
+                reader.bell.notify_one();
+            }
+        }
     }
 
     /// Drops all bytes, since they are not what the ETag promises.
@@ -246,6 +270,7 @@ impl Content {
         }
         drop(state);
         self.progress.notify_waiters();
+        self.ring(&(0..self.size));
     }
 
     pub(super) fn reader(&self) -> &File {

@@ -10,13 +10,14 @@
 //! verify     is it what was promised       index/     index.db: rows, listings
 //! file       the bytes of one version      ranges     which of them are present
 //! fetch      who asks for what is missing  transfer   how it arrives
-//! read_ahead what is wanted next           room       budget, eviction, expiry
+//! read_ahead what is wanted next           schedule   whose wish comes first
+//! line       how much is asked for at once room       budget, eviction, expiry
 //! behind     the housekeeping thread       export     metadata.json
 //! ```
 //!
 //! Lock order, from the first to the last; a lock is never taken while a later one is held:
-//! `Cache::evicting`, `Cache::remaking`, `Content::place`, the table's state, a stream's state,
-//! `Content::state`; then, each alone and last, the index's connections, `Cache::index`,
+//! `Cache::evicting`, `Cache::remaking`, `Content::place`, the table's state, the schedule, a
+//! stream's state, `Content::state`; then, each alone and last, the line, the index's connections, `Cache::index`,
 //! `Cache::pending`. Only the first three are held across disk I/O, and no read of cached bytes
 //! takes one of those.
 
@@ -27,10 +28,12 @@ mod export;
 mod fetch;
 mod file;
 mod index;
+mod line;
 mod place;
 mod ranges;
 mod read_ahead;
 mod room;
+mod schedule;
 mod table;
 mod transfer;
 mod verify;

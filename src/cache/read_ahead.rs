@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -15,23 +16,48 @@ const MIB: u64 = 1024 * KIB;
 /// Files up to this size are fetched whole by their first request: a second one would take longer
 /// than the bytes it spares.
 pub(super) const SMALL_FILE_BYTES: u64 = 4 * MIB;
-/// The first request of a larger file: enough for the header of any audio format, little enough
-/// that a tag scan moves less than a hundredth of a library.
-pub(super) const FIRST_FETCH_BYTES: u64 = 256 * KIB;
+/// The first request of a larger file asks for this part of it, so that a tag scan moves less than
+/// a hundredth of a library.
+const FIRST_PART: u64 = 256;
+/// And for so much at least, which is enough for the header of any audio format, and at most, which
+/// tells a reader of all from one that looks.
+const FIRST_FETCH_BYTES: (u64, u64) = (256 * KIB, MIB);
+/// A read elsewhere asks for no more than this part of the file, or the least; the files that are
+/// searched for their tables are not moved by that.
+const JUMP_PART: u64 = 128;
+/// Nor for more than this.
+const MOST_JUMP_BYTES: u64 = 3 * MIB / 2;
 /// The least a request asks for: at 50 MB/s it costs 5 ms beside a round trip of 60 ms.
 pub(super) const LEAST_FETCH_BYTES: u64 = 256 * KIB;
 /// Reading in order for so long is taken for more than a look at the header.
 const SUSPECTED_RUN_BYTES: u64 = 256 * KIB;
-/// The window is so many times what was read in order. A reader that takes all it gets has a line
-/// of 60 ms and 16 connections of 50 MB/s full after four round trips; one that looks at the first
-/// quarter megabyte has cost two megabytes.
-const WINDOW_PER_RUN: u64 = 8;
-/// The largest window; bounds what a reader that stops has fetched in vain.
+/// The window is at most so many times what was read in order: one that looks at the first quarter
+/// megabyte and goes has asked for 16 MiB, of which next to nothing has come by then; one that goes
+/// on has a long line full after two round trips.
+const WINDOW_PER_RUN: u64 = 64;
+/// The window is what the stream reads in this time. A player has so many seconds of sound before
+/// it; one that reads as fast as it can has a window that keeps any line busy.
+const WINDOW_TIME: Duration = Duration::from_secs(8);
+/// The largest window.
 const MAX_WINDOW_BYTES: u64 = 128 * MIB;
+/// How fast a stream reads is an average over about this time.
+const RATE_TIME: Duration = Duration::from_secs(4);
+/// Nobody's rate is known after less.
+const LEAST_RATE_TIME: Duration = Duration::from_millis(50);
 /// The kernel's own read-ahead sends reads a little out of order.
 const REORDER_BYTES: u64 = 512 * KIB;
 /// Reading in order for so long, or for a quarter of the file, means that all of it is wanted.
 const SUSTAINED_RUN_BYTES: u64 = 16 * MIB;
+/// Less is never taken for a sign of that.
+const LEAST_SUSTAINED_BYTES: u64 = 4 * MIB;
+
+/// Returns what the first request of a file of `size` bytes asks for.
+pub(super) fn first_fetch(size: u64) -> Range<u64> {
+    if size <= SMALL_FILE_BYTES {
+        return 0..size;
+    }
+    0..(size / FIRST_PART).clamp(FIRST_FETCH_BYTES.0, FIRST_FETCH_BYTES.1)
+}
 
 /// The reads of one handle, as far as they tell about the next.
 #[derive(Debug, Default)]
@@ -42,8 +68,14 @@ pub(super) struct ReadAhead {
     next: u64,
     /// How many bytes were read in order in this run.
     run: u64,
-    /// Up to where this run has been asked for ahead.
-    asked_to: u64,
+    /// Since when how many bytes of it are counted, for its rate.
+    counted: Option<(Instant, u64)>,
+    /// Bytes a second.
+    rate: f64,
+    /// Up to where this run is wanted.
+    wanted_to: u64,
+    /// How often a read did not continue the one before.
+    jumps: u32,
 }
 
 /// What to do about a read.
@@ -51,24 +83,26 @@ pub(super) struct ReadAhead {
 pub(super) struct Advice {
     /// The read does not continue the run: what was asked for ahead is no longer wanted.
     pub(super) jumped: bool,
-    /// What to ask for ahead; may be empty.
-    pub(super) ahead: Range<u64>,
-    /// Whether the rest of the file is wanted too.
+    /// More is wanted ahead than before.
+    pub(super) more: bool,
+    /// The rest of the file is wanted too.
     pub(super) whole: bool,
 }
 
 impl ReadAhead {
     /// Takes note of a read of `range` in a file of `size` bytes.
-    pub(super) fn on_read(&mut self, range: Range<u64>, size: u64) -> Advice {
+    pub(super) fn on_read(&mut self, range: Range<u64>, size: u64, now: Instant) -> Advice {
         let expected =
             self.next.saturating_sub(REORDER_BYTES)..=self.next.saturating_add(REORDER_BYTES);
         let jumped = !expected.contains(&range.start);
+        let before = self.run;
         if jumped {
             *self = ReadAhead {
                 start: range.start,
                 next: range.end,
                 run: range.end - range.start,
-                asked_to: range.end,
+                jumps: self.jumps.saturating_add(1),
+                ..ReadAhead::default()
             };
         } else {
             self.next = self.next.max(range.end);
@@ -76,34 +110,59 @@ impl ReadAhead {
             // What is read again counts once; what is skipped does not.
             self.run = (self.run + (range.end - range.start)).min(self.next - self.start);
         }
+        self.measure(
+            self.run.saturating_sub(if jumped { 0 } else { before }),
+            now,
+        );
+        let sustained = SUSTAINED_RUN_BYTES.min(size / 4).max(LEAST_SUSTAINED_BYTES);
         Advice {
             jumped,
-            ahead: self.refill(size),
-            whole: self.run >= SUSTAINED_RUN_BYTES.min(size / 4).max(SUSPECTED_RUN_BYTES),
+            more: self.widen(size),
+            whole: self.run >= sustained,
         }
     }
 
-    /// Forgets what was asked for ahead, since it did not come.
+    fn measure(&mut self, bytes: u64, now: Instant) {
+        let (since, counted) = self.counted.unwrap_or((now, 0));
+        let counted = counted + bytes;
+        let time = now.saturating_duration_since(since);
+        self.rate = counted as f64 / time.max(LEAST_RATE_TIME).as_secs_f64();
+        self.counted = Some(match time > RATE_TIME {
+            // The older half is forgotten.
+            true => (since + time / 2, counted / 2),
+            false => (since, counted),
+        });
+    }
+
+    /// Forgets what was wanted ahead, since it did not come.
     pub(super) fn ask_again(&mut self) {
-        self.asked_to = 0;
+        self.wanted_to = 0;
     }
 
-    /// Asks for more only when half of the window is used up, so that requests stay large.
-    fn refill(&mut self, size: u64) -> Range<u64> {
+    /// Wants more only when a quarter of the window is used up, so that requests stay large.
+    fn widen(&mut self, size: u64) -> bool {
         if self.run < SUSPECTED_RUN_BYTES {
-            return 0..0;
+            return false;
         }
-        let window = self
-            .run
-            .saturating_mul(WINDOW_PER_RUN)
-            .min(MAX_WINDOW_BYTES);
-        let from = self.asked_to.max(self.next);
+        let window = (self.run.saturating_mul(WINDOW_PER_RUN))
+            .min((self.rate * WINDOW_TIME.as_secs_f64()) as u64)
+            .clamp(SUSPECTED_RUN_BYTES, MAX_WINDOW_BYTES);
         let to = self.next.saturating_add(window).min(size);
-        if from - self.next >= window / 2 || from >= to {
-            return 0..0;
+        let more =
+            to > self.wanted_to.saturating_add(window / 4) || (to == size && self.wanted_to < size);
+        // A reader that has become slow no longer wants what nobody has begun to bring.
+        if more || self.wanted_to > to.saturating_add(window) {
+            self.wanted_to = to;
         }
-        self.asked_to = to;
-        from..to
+        more
+    }
+
+    /// Returns how much a read elsewhere asks for: the more often it happens, the likelier is it
+    /// that somebody searches by ear, and the next place is near one of those before.
+    fn jump_bytes(&self, size: u64, spare: u64) -> u64 {
+        let doubled = LEAST_FETCH_BYTES << self.jumps.saturating_sub(1).min(8);
+        let most = MOST_JUMP_BYTES.min(size / JUMP_PART).min(spare);
+        doubled.min(most).max(LEAST_FETCH_BYTES)
     }
 }
 
@@ -118,16 +177,14 @@ pub(super) struct Stream {
     pub(super) state: Mutex<StreamState>,
 }
 
-/// What a stream wants ahead and how much of it is under way.
+/// What a stream wants ahead.
 #[derive(Debug)]
 pub(super) struct StreamState {
-    pub(super) read_ahead: ReadAhead,
-    /// What is wanted ahead.
-    pub(super) target: Range<u64>,
-    /// Whether the rest of the file is wanted, when the target is there.
+    read_ahead: ReadAhead,
+    /// Whether the rest of the file is wanted, when the window is there.
     pub(super) whole: bool,
-    /// Requests under way for it.
-    pub(super) in_flight: usize,
+    /// Whether it is among those that the schedule asks.
+    pub(super) listed: bool,
     /// Its receivers learn that the run is over when this is dropped.
     pub(super) run: watch::Sender<()>,
 }
@@ -136,32 +193,52 @@ impl Default for StreamState {
     fn default() -> StreamState {
         StreamState {
             read_ahead: ReadAhead::default(),
-            target: 0..0,
             whole: false,
-            in_flight: 0,
+            listed: false,
             run: watch::Sender::new(()),
         }
     }
 }
 
 impl StreamState {
-    /// Takes note of a read, and changes what is wanted.
-    pub(super) fn on_read(&mut self, range: Range<u64>, size: u64) {
-        let advice = self.read_ahead.on_read(range, size);
+    /// Takes note of a read; whether more is wanted than before.
+    pub(super) fn on_read(&mut self, range: Range<u64>, size: u64) -> Advice {
+        let mut advice = self.read_ahead.on_read(range, size, Instant::now());
         if advice.jumped {
-            self.stop();
+            self.whole = false;
+            self.run = watch::Sender::new(());
         }
-        if !advice.ahead.is_empty() {
-            self.target = advice.ahead;
-        }
+        advice.more |= advice.whole && !self.whole;
         self.whole |= advice.whole;
+        advice
     }
 
-    /// Wants nothing ahead any more, until the next read.
-    pub(super) fn stop(&mut self) {
-        self.target = 0..0;
+    /// Returns what is wanted ahead in a file of `size` bytes. The stream may have been another
+    /// file's before, when its handle's file was replaced.
+    pub(super) fn wanted(&self, size: u64) -> Range<u64> {
+        let to = self.read_ahead.wanted_to.min(size);
+        self.read_ahead.next.min(to)..to
+    }
+
+    /// Returns in how many seconds a byte is read, if all goes on so.
+    pub(super) fn seconds_until(&self, offset: u64) -> f64 {
+        self.distance(offset) as f64 / self.read_ahead.rate.max(1.0)
+    }
+
+    /// Returns how far a byte is ahead.
+    pub(super) fn distance(&self, offset: u64) -> u64 {
+        offset.saturating_sub(self.read_ahead.next)
+    }
+
+    /// Returns how much a read elsewhere asks for; see [`ReadAhead::jump_bytes`].
+    pub(super) fn jump_bytes(&self, size: u64, spare: u64) -> u64 {
+        self.read_ahead.jump_bytes(size, spare)
+    }
+
+    /// Wants nothing ahead any more, until the next read: what was asked for did not come.
+    pub(super) fn give_up(&mut self) {
+        self.read_ahead.ask_again();
         self.whole = false;
-        self.run = watch::Sender::new(());
     }
 }
 
@@ -172,79 +249,126 @@ mod tests {
     const SIZE: u64 = 1024 * MIB;
     const READ: u64 = 128 * KIB;
 
-    /// Reads in order from `from`, and returns how far ahead was asked at the most.
-    fn read_in_order(state: &mut ReadAhead, from: u64, bytes: u64) -> (u64, bool) {
-        let (mut farthest, mut whole) = (0, false);
-        for at in (from..from + bytes).step_by(READ as usize) {
-            let advice = state.on_read(at..at + READ, SIZE);
-            assert!(advice.ahead.end <= SIZE);
-            if !advice.ahead.is_empty() {
-                farthest = farthest.max(advice.ahead.end - at);
-            }
-            whole |= advice.whole;
-        }
-        (farthest, whole)
+    /// A handle's reads, and the time.
+    struct Reads {
+        state: ReadAhead,
+        now: Instant,
     }
+
+    impl Reads {
+        fn new() -> Reads {
+            Reads {
+                state: ReadAhead::default(),
+                now: Instant::now(),
+            }
+        }
+
+        fn read(&mut self, at: u64) -> Advice {
+            self.state.on_read(at..at + READ, SIZE, self.now)
+        }
+
+        /// Reads in order from `from`, each read after `pause`; returns how far ahead was wanted
+        /// at the end, and whether all of the file was.
+        fn in_order(&mut self, from: u64, bytes: u64, pause: Duration) -> (u64, bool) {
+            let mut whole = false;
+            for at in (from..from + bytes).step_by(READ as usize) {
+                self.now += pause;
+                whole |= self.read(at).whole;
+                assert!(self.state.wanted_to <= SIZE);
+            }
+            let ahead = self.state.wanted_to.saturating_sub(from + bytes);
+            (ahead, whole)
+        }
+    }
+
+    const AT_ONCE: Duration = Duration::from_micros(200);
 
     #[test]
     fn a_look_at_the_header_asks_nothing_ahead() {
-        let mut state = ReadAhead::default();
-        assert_eq!(read_in_order(&mut state, 0, 128 * KIB), (0, false));
-        assert_eq!(state.on_read(SIZE - READ..SIZE, SIZE).ahead, 0..0);
+        let mut reads = Reads::new();
+        assert_eq!(reads.in_order(0, 128 * KIB, AT_ONCE), (0, false));
+        let advice = reads.read(SIZE - READ);
+        assert!(advice.jumped && !advice.more);
     }
 
     #[test]
     fn reading_in_order_widens_the_window_to_its_limit() {
-        let mut state = ReadAhead::default();
-        let (after_one, _) = read_in_order(&mut state, 0, MIB);
-        assert!((MIB..=9 * MIB).contains(&after_one), "{after_one}");
-        let (after_all, whole) = read_in_order(&mut state, MIB, 200 * MIB);
-        assert!(after_all > 100 * MIB && after_all <= MAX_WINDOW_BYTES + READ);
+        let mut reads = Reads::new();
+        let (after_some, _) = reads.in_order(0, 256 * KIB, AT_ONCE);
+        assert!((8 * MIB..=16 * MIB).contains(&after_some), "{after_some}");
+        let (after_one, _) = reads.in_order(256 * KIB, 768 * KIB, AT_ONCE);
+        assert!(after_one > 48 * MIB, "{after_one}");
+        let (after_all, whole) = reads.in_order(MIB, 200 * MIB, AT_ONCE);
+        assert!(after_all > 90 * MIB && after_all <= MAX_WINDOW_BYTES);
         assert!(whole);
     }
 
     #[test]
+    fn a_player_has_seconds_of_sound_before_it() {
+        let mut reads = Reads::new();
+        // 288,000 bytes a second.
+        let (ahead, _) = reads.in_order(0, 4 * MIB, Duration::from_millis(455));
+        assert!((MIB..3 * MIB).contains(&ahead), "{ahead}");
+        // Who then reads all as fast as it comes soon has the line.
+        let (ahead, _) = reads.in_order(4 * MIB, 64 * MIB, AT_ONCE);
+        assert!(ahead > 32 * MIB, "{ahead}");
+    }
+
+    #[test]
     fn a_jump_closes_the_window() {
-        let mut state = ReadAhead::default();
-        read_in_order(&mut state, 0, 4 * MIB);
+        let mut reads = Reads::new();
+        reads.in_order(0, 4 * MIB, AT_ONCE);
         for at in [500 * MIB, 100 * MIB, 900 * MIB] {
-            let advice = state.on_read(at..at + READ, SIZE);
-            assert_eq!(
-                advice,
-                Advice {
-                    jumped: true,
-                    ahead: 0..0,
-                    whole: false
-                }
-            );
+            let advice = reads.read(at);
+            assert!(advice.jumped && !advice.more && !advice.whole);
+            assert!(reads.state.wanted_to <= at);
         }
+    }
+
+    #[test]
+    fn a_read_elsewhere_asks_for_more_the_more_there_are_but_for_little_of_the_file() {
+        let mut reads = Reads::new();
+        let mut asked = Vec::new();
+        for at in [500 * MIB, 100 * MIB, 900 * MIB, 10 * MIB, 300 * MIB] {
+            reads.read(at);
+            asked.push(reads.state.jump_bytes(SIZE, u64::MAX) / KIB);
+        }
+        assert_eq!(asked, [256, 512, 1024, 1536, 1536]);
+        assert_eq!(reads.state.jump_bytes(50 * MIB, u64::MAX), 400 * KIB);
+        assert_eq!(reads.state.jump_bytes(SIZE, 10), 256 * KIB);
+    }
+
+    #[test]
+    fn the_first_request_is_a_small_part_of_the_file() {
+        assert_eq!(first_fetch(3 * MIB), 0..3 * MIB);
+        assert_eq!(first_fetch(30 * MIB), 0..256 * KIB);
+        assert_eq!(first_fetch(SIZE), 0..MIB);
     }
 
     #[test]
     fn reads_a_little_out_of_order_continue_the_run() {
-        let mut state = ReadAhead::default();
-        read_in_order(&mut state, 0, MIB);
+        let mut reads = Reads::new();
+        reads.in_order(0, MIB, AT_ONCE);
         for at in [MIB + READ, MIB, MIB + 3 * READ, MIB + 2 * READ] {
-            assert!(!state.on_read(at..at + READ, SIZE).jumped);
+            assert!(!reads.read(at).jumped);
         }
-        assert_eq!(state.run, MIB + 4 * READ);
+        assert_eq!(reads.state.run, MIB + 4 * READ);
     }
 
     #[test]
     fn reading_one_place_again_is_not_progress() {
-        let mut state = ReadAhead::default();
+        let mut reads = Reads::new();
         for _ in 0..1000 {
-            let advice = state.on_read(0..READ, SIZE);
-            assert!(advice.ahead.is_empty() && !advice.whole);
+            let advice = reads.read(0);
+            assert!(!advice.more && !advice.whole);
         }
     }
 
     #[test]
     fn what_did_not_come_is_asked_for_again() {
-        let mut state = ReadAhead::default();
-        read_in_order(&mut state, 0, MIB);
-        state.ask_again();
-        let advice = state.on_read(MIB..MIB + READ, SIZE);
-        assert_eq!(advice.ahead.start, MIB + READ);
+        let mut reads = Reads::new();
+        reads.in_order(0, MIB, AT_ONCE);
+        reads.state.ask_again();
+        assert!(reads.read(MIB).more);
     }
 }

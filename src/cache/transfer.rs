@@ -19,7 +19,7 @@ use super::{Cache, CacheError};
 use crate::store::{GetRequest, GetResponse, ObjectInfo, ReadCondition, StoreError};
 
 /// What is written to disk at once, at most, beyond the chunk that began it.
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = 512 << 10;
 /// The first pause before another attempt; doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
@@ -88,8 +88,11 @@ impl CacheFile {
             range: Some(progress.at..end),
             condition: ReadCondition::IfMatch(version.etag.clone()),
         };
+        let line = &cache.fetcher.line;
+        let asked = Instant::now();
         let get = cache.fetcher.store.get(request);
         let response = patiently(deadline, progress.last, get).await??;
+        line.note_round_trip(asked.elapsed());
         self.check(&response, progress.at..end)?;
         self.note_info(cache, &response.info);
         let mut body = response.body.fuse();
@@ -104,11 +107,12 @@ impl CacheFile {
             reserved.arrived(length);
             progress.at += length;
             progress.last = Instant::now();
+            line.note_arrival(length, progress.last);
             if let Some(error) = failure {
                 return Err(error.into());
             }
         }
-        cache.fetcher.note_rate(end - from, first_byte.elapsed());
+        line.note_connection(end - from, first_byte.elapsed());
         // Lets the connection see the end of the answer, so that it can serve the next request.
         let _ = body.next().now_or_never();
         Ok(())

@@ -12,9 +12,30 @@ use super::file::CacheFile;
 use crate::store::ObjectVersion;
 
 /// Read at once.
-const VERIFY_BYTES: usize = 1 << 20;
+const VERIFY_BYTES: usize = 256 << 10;
+/// Hashing takes as long as all else that is done for a byte, and whoever reads comes first.
+const VERIFY_NICENESS: i32 = 10;
 
 impl Cache {
+    /// Verifies a file that is all there on a thread of low priority, and returns.
+    pub(super) fn verify_behind(self: &Arc<Self>, file: &Arc<CacheFile>) {
+        let work = || {
+            let (cache, file) = (Arc::clone(self), Arc::clone(file));
+            move || cache.verify(&file)
+        };
+        let low = work();
+        let spawned = std::thread::Builder::new()
+            .name("verify".to_owned())
+            .spawn(move || {
+                // On Linux the priority is the thread's own.
+                let _ = rustix::process::setpriority_process(None, VERIFY_NICENESS);
+                low();
+            });
+        if spawned.is_err() {
+            self.fetcher.runtime.spawn_blocking(work());
+        }
+    }
+
     /// Compares a file that is all there with what its version promises, and makes it durable.
     /// Blocks. Bytes that are wrong, or that the disk cannot keep, are dropped.
     pub(super) fn verify(&self, file: &Arc<CacheFile>) {

@@ -17,6 +17,7 @@ mod passthrough;
 mod posix;
 mod programs;
 mod queue;
+mod reads;
 mod rename;
 mod service;
 mod share;

@@ -36,8 +36,9 @@ const CHUNK_BYTES: usize = 128 * 1024;
 const MAX_IDLE_CONNECTIONS: usize = 32;
 
 /// Cloudflare closes idle connections after some minutes (undocumented); ours go first, so that a
-/// request seldom meets a closing connection.
-const IDLE_CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
+/// request seldom meets a closing connection. Those in between are warm: a new one costs two round
+/// trips more, and whoever plays comes back after a minute or two.
+const IDLE_CONNECTION_LIFETIME: Duration = Duration::from_secs(180);
 
 /// How long to wait for what. The SDK has only the first by default (aws-sdk-rust#1141).
 #[derive(Clone, Copy, Debug)]

@@ -33,6 +33,7 @@ mod error;
 mod fault;
 mod front;
 mod key;
+mod line;
 mod listing;
 mod log;
 mod model;
@@ -51,6 +52,7 @@ mod xml;
 
 pub use content::generated_bytes;
 pub use fault::{Ending, Fault, FaultRule, Hook, Reply};
+pub use line::{Line, LineOptions};
 pub use log::{Costs, RequestRecord};
 pub use model::{Builder, R2Model, UploadInfo};
 pub use operation::{Class, Operation};

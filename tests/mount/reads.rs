@@ -1,0 +1,127 @@
+//! What reading costs at the bucket, in requests and bytes, and that its bytes are the right ones
+//! while they arrive.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use r2_model::{Operation, R2Model, generated_bytes};
+
+use crate::common::mount::Mount;
+
+const MIB: u64 = 1 << 20;
+const SIZE: u64 = 64 * MIB;
+const LOOK: usize = 64 << 10;
+
+/// A bucket with one large object, and a mount that has listed it.
+fn large() -> (R2Model, Mount) {
+    let model = R2Model::start();
+    model.put_generated("projects/take.wav", SIZE);
+    let mount = Mount::of(&model);
+    std::fs::metadata(mount.path("projects/take.wav")).unwrap();
+    std::fs::read_dir(mount.path("projects")).unwrap().count();
+    model.clear_requests();
+    (model, mount)
+}
+
+/// Returns the ranges that GETs asked for, as first byte and length.
+fn gets(model: &R2Model) -> Vec<(u64, u64)> {
+    let requests = model.requests();
+    let gets = requests
+        .iter()
+        .filter(|request| request.operation == Operation::GetObject);
+    gets.map(|request| {
+        let range = request.range.as_deref().expect("a range");
+        let (first, last) = range["bytes=".len()..].split_once('-').unwrap();
+        let (first, last): (u64, u64) = (first.parse().unwrap(), last.parse().unwrap());
+        (first, last + 1 - first)
+    })
+    .collect()
+}
+
+fn check(file: &File, offset: u64, length: usize) {
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, offset).unwrap();
+    let expected = generated_bytes("projects/take.wav", offset, length);
+    assert!(bytes == expected, "other bytes at {offset}");
+}
+
+fn read_all(path: &Path) {
+    let file = File::open(path).unwrap();
+    for offset in (0..SIZE).step_by(MIB as usize) {
+        check(&file, offset, MIB as usize);
+    }
+}
+
+#[test]
+fn the_first_bytes_cost_one_request_and_no_other_of_any_kind() {
+    let (model, mount) = large();
+    let file = File::open(mount.path("projects/take.wav")).unwrap();
+    check(&file, 0, LOOK);
+    let requests = model.requests();
+    assert_eq!(requests.len(), 1, "{requests:?}");
+    assert_eq!(gets(&model), [(0, 256 << 10)]);
+}
+
+#[test]
+fn a_seek_costs_one_request_for_at_most_two_megabytes() {
+    let (model, mount) = large();
+    let file = File::open(mount.path("projects/take.wav")).unwrap();
+    check(&file, 0, LOOK);
+    for n in 0..20 {
+        let before = gets(&model).len();
+        check(&file, (n * 7 + 3) % 20 * 3 * MIB + 12_345, LOOK);
+        let asked = gets(&model);
+        assert!(asked.len() <= before + 1, "{asked:?}");
+        let longest = asked[before..].iter().map(|(_, length)| *length).max();
+        assert!(longest.is_none_or(|length| length <= 2 * MIB), "{asked:?}");
+    }
+    drop(file);
+    assert!(model.requests().len() <= 21);
+}
+
+#[test]
+fn what_was_read_once_costs_nothing_again() {
+    let (model, mount) = large();
+    let path = mount.path("projects/take.wav");
+    read_all(&path);
+    let asked = gets(&model);
+    assert!(asked.len() < 64, "{}", asked.len());
+    assert_eq!(asked.iter().map(|(_, length)| length).sum::<u64>(), SIZE);
+    mount.wait_for("all of it in the cache", |status| {
+        status["cache"]["bytes"] == SIZE
+    });
+    model.clear_requests();
+    // The file is opened anew, and its pages were dropped with the first close at the latest.
+    read_all(&path);
+    File::open(&path).unwrap();
+    let requests = model.requests();
+    assert!(requests.is_empty(), "{requests:?}");
+}
+
+#[test]
+fn readers_at_many_places_get_the_right_bytes_while_the_file_arrives() {
+    let (model, mount) = large();
+    let path = mount.path("projects/take.wav");
+    std::thread::scope(|scope| {
+        for reader in 0..8_u64 {
+            let path = &path;
+            scope.spawn(move || {
+                let file = File::open(path).unwrap();
+                let start = reader * SIZE / 8;
+                for step in 0..32 {
+                    // In order, and now and then elsewhere.
+                    let at = match step % 8 {
+                        7 => (step * 7_654_321 + reader * 1_234_567) % (SIZE - MIB),
+                        _ => start + step * (SIZE / 8 - MIB) / 32,
+                    };
+                    check(&file, at, 200_000);
+                }
+            });
+        }
+    });
+    read_all(&path);
+    let asked: u64 = gets(&model).iter().map(|(_, length)| length).sum();
+    // A read-ahead that was given up may be asked for a second time.
+    assert!(asked < 2 * SIZE, "{asked}");
+}
