@@ -173,6 +173,7 @@ impl Front {
         let signature = |name: &str| name.to_ascii_lowercase().starts_with("x-amz-");
         self.model.log.lock().begin(RequestRecord {
             at: SystemTime::now(),
+            client: header("authorization").and_then(access_key),
             operation: target.operation,
             key: target.key.clone(),
             query: target
@@ -275,6 +276,13 @@ async fn take_body(mut body: Incoming, limit: u64) {
             _ => return,
         }
     }
+}
+
+/// Returns the access key in an `Authorization` header.
+fn access_key(authorization: &str) -> Option<String> {
+    let (_, credential) = authorization.split_once("Credential=")?;
+    let (key, _) = credential.split_once('/')?;
+    Some(key.to_owned())
 }
 
 fn made_up(reply: Reply) -> Response<OutBody> {

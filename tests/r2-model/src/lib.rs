@@ -32,6 +32,7 @@ mod dates;
 mod error;
 mod fault;
 mod front;
+mod history;
 mod key;
 mod line;
 mod listing;
@@ -52,6 +53,7 @@ mod xml;
 
 pub use content::generated_bytes;
 pub use fault::{Ending, Fault, FaultRule, Hook, Reply};
+pub use history::Written;
 pub use line::{Line, LineOptions};
 pub use log::{Costs, RequestRecord};
 pub use model::{Builder, R2Model, UploadInfo};

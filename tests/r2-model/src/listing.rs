@@ -124,6 +124,7 @@ mod tests {
 
     use super::*;
     use crate::condition::Conditions;
+    use crate::history::Author;
     use crate::key::Key;
     use crate::state::{Attributes, Bucket, Rules};
 
@@ -139,7 +140,13 @@ mod tests {
             let object = Stored::of_bytes(Bytes::new(), Attributes::default());
             let key = Key::new(key).expect("a key");
             bucket
-                .put(&key, object, &Conditions::default(), &rules)
+                .put(
+                    &key,
+                    object,
+                    &Conditions::default(),
+                    &Author::named("a"),
+                    &rules,
+                )
                 .expect("written");
         }
         bucket

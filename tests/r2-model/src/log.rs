@@ -16,6 +16,8 @@ const SECRET_HEADERS: [&str; 2] = ["authorization", "x-amz-security-token"];
 pub struct RequestRecord {
     /// When the request arrived.
     pub at: SystemTime,
+    /// The access key that it is signed with, whether or not that is right.
+    pub client: Option<String>,
     /// What it asked for.
     pub operation: Operation,
     /// The key as the client spelled it.
@@ -148,6 +150,7 @@ mod tests {
     fn record() -> RequestRecord {
         RequestRecord {
             at: SystemTime::now(),
+            client: None,
             operation: Operation::PutObject,
             key: None,
             query: Vec::new(),

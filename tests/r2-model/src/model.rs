@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use crate::fault::FaultRule;
 use crate::front::Front;
+use crate::history::Written;
 use crate::log::{Costs, Log, RequestRecord};
 use crate::other_client::{Object, OtherClient};
 use crate::plan::{FaultId, Faults};
@@ -299,9 +300,14 @@ impl R2Model {
     /// Returns the writes that came too soon after another of the same key.
     ///
     /// Only what clients committed over HTTP starts the interval; every write that comes within
-    /// it counts, also if it was refused.
+    /// it counts, also if it was refused. One that a fault commits late does neither.
     pub fn write_rate_violations(&self) -> Vec<RateViolation> {
         self.other.with_bucket(|bucket| bucket.violations.clone())
+    }
+
+    /// Returns the writes and deletes of clients that took effect, in order.
+    pub fn history(&self) -> Vec<Written> {
+        self.other.with_bucket(|bucket| bucket.history.all())
     }
 
     /// Changes whether writes that come too soon are refused, and how.

@@ -132,6 +132,7 @@ impl Plan {
             }
             Fault::LateCommit(delay) => {
                 self.late_commit.get_or_insert(*delay);
+                self.steer.is_late = true;
             }
             Fault::CutUpload(bytes) => {
                 self.cut_upload.get_or_insert(*bytes);

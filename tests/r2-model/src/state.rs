@@ -10,6 +10,7 @@ use crate::condition::{Conditions, Current};
 use crate::content::Content;
 use crate::dates;
 use crate::error::{R2Error, R2Result};
+use crate::history::{Author, History, Written};
 use crate::key::Key;
 use crate::upload::Upload;
 
@@ -63,11 +64,12 @@ pub(crate) struct Bucket {
     /// By upload id.
     pub(crate) uploads: BTreeMap<String, Upload>,
     pub(crate) uploads_begun: u64,
-    /// When a client last wrote or deleted each folded key.
-    last_write: HashMap<String, Instant>,
+    /// When each client last wrote or deleted each folded key.
+    last_write: HashMap<String, HashMap<String, Instant>>,
     /// How often each folded key was written, by anybody; deletes do not count.
     write_counts: HashMap<String, u64>,
     pub(crate) violations: Vec<RateViolation>,
+    pub(crate) history: History,
 }
 
 /// Two writes of one key that came too close for R2.
@@ -77,6 +79,10 @@ pub struct RateViolation {
     pub key: String,
     /// The time between the two writes.
     pub gap: Duration,
+    /// The access key of the client that came too soon.
+    pub client: String,
+    /// The time since a write of that same client, if that was too short by itself.
+    pub own_gap: Option<Duration>,
 }
 
 /// One object.
@@ -158,19 +164,20 @@ impl Bucket {
         key: &Key,
         object: Stored,
         conditions: &Conditions,
+        author: &Author,
         rules: &Rules,
     ) -> R2Result<()> {
-        self.check_rate(key, rules)?;
+        self.check_rate(key, author, rules)?;
         conditions.check_write(self.objects.get(&key.folded).map(Stored::current))?;
-        self.note_write(key);
+        self.note_write(key, author, Some(&object));
         self.insert(key, object);
         Ok(())
     }
 
     /// Deletes an object as a client does; a missing one is no error.
-    pub(crate) fn delete(&mut self, key: &Key, rules: &Rules) -> R2Result<()> {
-        self.check_rate(key, rules)?;
-        self.note_write(key);
+    pub(crate) fn delete(&mut self, key: &Key, author: &Author, rules: &Rules) -> R2Result<()> {
+        self.check_rate(key, author, rules)?;
+        self.note_write(key, author, None);
         self.objects.remove(&key.folded);
         Ok(())
     }
@@ -191,16 +198,22 @@ impl Bucket {
     }
 
     /// Records, and if the rules say so refuses, a write that follows another too soon.
-    pub(crate) fn check_rate(&mut self, key: &Key, rules: &Rules) -> R2Result<()> {
-        let Some(gap) = self.last_write.get(&key.folded).map(Instant::elapsed) else {
+    pub(crate) fn check_rate(&mut self, key: &Key, author: &Author, rules: &Rules) -> R2Result<()> {
+        let writes = self.last_write.get(&key.folded).into_iter().flatten();
+        let gaps = writes.map(|(client, at)| (client, at.elapsed()));
+        let gaps: Vec<_> = gaps
+            .filter(|(_, gap)| *gap < rules.write_interval)
+            .collect();
+        let least = gaps.iter().map(|(_, gap)| *gap).min();
+        let Some(gap) = least.filter(|_| !author.is_late) else {
             return Ok(());
         };
-        if gap >= rules.write_interval {
-            return Ok(());
-        }
+        let own = gaps.iter().find(|(client, _)| **client == author.client);
         self.violations.push(RateViolation {
             key: key.folded.clone(),
             gap,
+            client: author.client.clone(),
+            own_gap: own.map(|(_, gap)| *gap),
         });
         match rules.too_many_requests {
             None => Ok(()),
@@ -209,9 +222,24 @@ impl Bucket {
         }
     }
 
-    /// Starts the interval in which R2 takes no other write of the key.
-    pub(crate) fn note_write(&mut self, key: &Key) {
-        self.last_write.insert(key.folded.clone(), Instant::now());
+    /// Enters a write in the history, and starts the interval in which R2 takes no other write of
+    /// the key. One that a fault has made late starts none: its client cannot keep it.
+    fn note_write(&mut self, key: &Key, author: &Author, object: Option<&Stored>) {
+        if !author.is_late {
+            let writes = self.last_write.entry(key.folded.clone()).or_default();
+            writes.insert(author.client.clone(), Instant::now());
+        }
+        let before = self.objects.get(&key.folded);
+        self.history.note(Written {
+            at: SystemTime::now(),
+            client: author.client.clone(),
+            key: key.folded.clone(),
+            replaced: before.map(|object| object.etag.clone()),
+            now: object.map(|object| object.etag.clone()),
+            metadata: object
+                .map(|object| object.attributes.user.clone())
+                .unwrap_or_default(),
+        });
     }
 }
 
@@ -233,16 +261,62 @@ mod tests {
     }
 
     #[test]
+    fn clients_are_told_apart() {
+        let mut bucket = Bucket::default();
+        let key = Key::new("a").expect("a key");
+        let free = Conditions::default();
+        let late = Author {
+            is_late: true,
+            ..Author::named("a")
+        };
+        for (text, author) in [
+            ("1", Author::named("a")),
+            ("2", Author::named("b")),
+            ("3", late),
+        ] {
+            bucket
+                .put(&key, object(text), &free, &author, &rules())
+                .expect("written");
+        }
+        assert_eq!(bucket.violations.len(), 1, "a late write is nobody's haste");
+        assert_eq!(bucket.violations[0].client, "b");
+        assert_eq!(bucket.violations[0].own_gap, None);
+        bucket
+            .delete(&key, &Author::named("b"), &rules())
+            .expect("deleted");
+        assert!(bucket.violations[1].own_gap.is_some());
+        let history = bucket.history.all();
+        let tag = |text| Some(object(text).etag);
+        let told: Vec<_> = history
+            .iter()
+            .map(|it| (it.client.as_str(), it.replaced.clone(), it.now.clone()))
+            .collect();
+        let wanted = [
+            ("a", None, tag("1")),
+            ("b", tag("1"), tag("2")),
+            ("a", tag("2"), tag("3")),
+            ("b", tag("3"), None),
+        ];
+        assert_eq!(told, wanted);
+    }
+
+    #[test]
     fn the_last_spelling_is_kept() {
         let mut bucket = Bucket::default();
         let composed = Key::new("\u{e9}").expect("a key");
         let decomposed = Key::new("e\u{301}").expect("a key");
         let free = Conditions::default();
         bucket
-            .put(&composed, object("1"), &free, &rules())
+            .put(&composed, object("1"), &free, &Author::named("a"), &rules())
             .expect("written");
         bucket
-            .put(&decomposed, object("2"), &free, &rules())
+            .put(
+                &decomposed,
+                object("2"),
+                &free,
+                &Author::named("a"),
+                &rules(),
+            )
             .expect("written");
         assert_eq!(bucket.objects.len(), 1);
         assert_eq!(bucket.get(&composed).expect("found").spelled, "e\u{301}");
@@ -259,9 +333,17 @@ mod tests {
             ..rules()
         };
         bucket
-            .put(&key, object("1"), &Conditions::default(), &strict)
+            .put(
+                &key,
+                object("1"),
+                &Conditions::default(),
+                &Author::named("a"),
+                &strict,
+            )
             .expect("the first");
-        let error = bucket.delete(&key, &strict).expect_err("the second");
+        let error = bucket
+            .delete(&key, &Author::named("a"), &strict)
+            .expect_err("the second");
         assert_eq!((error.status, error.retry_after), (429, Some(5)));
         assert_eq!(
             bucket.get(&key).expect("still there").etag,

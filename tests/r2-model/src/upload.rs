@@ -9,6 +9,7 @@ use crate::condition::Conditions;
 use crate::content::Content;
 use crate::dates;
 use crate::error::{R2Error, R2Result};
+use crate::history::Author;
 use crate::key::Key;
 use crate::state::{Attributes, Bucket, Rules, Stored};
 use crate::xml::NamedPart;
@@ -103,6 +104,7 @@ impl Bucket {
         id: &str,
         named: Vec<NamedPart>,
         conditions: &Conditions,
+        author: &Author,
         rules: &Rules,
     ) -> R2Result<String> {
         let upload = self.upload(key, id)?;
@@ -114,7 +116,7 @@ impl Bucket {
             spelled: upload.key.spelled.clone(),
         };
         let etag = object.etag.clone();
-        let outcome = self.put(&key, object, conditions, rules);
+        let outcome = self.put(&key, object, conditions, author, rules);
         if !matches!(&outcome, Err(error) if error.status == 429) {
             self.uploads.remove(id);
         }
@@ -230,8 +232,14 @@ mod tests {
         }
 
         fn complete(&mut self, named: Vec<NamedPart>, conditions: &Conditions) -> R2Result<String> {
-            self.bucket
-                .complete_upload(&self.key, &self.id, named, conditions, &RULES)
+            self.bucket.complete_upload(
+                &self.key,
+                &self.id,
+                named,
+                conditions,
+                &Author::named("a"),
+                &RULES,
+            )
         }
 
         fn code(&mut self, named: Vec<NamedPart>) -> String {

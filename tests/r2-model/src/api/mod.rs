@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use crate::content::Content;
 use crate::error::{R2Error, R2Result};
+use crate::history::Author;
 use crate::key::Key;
 use crate::operation::{Operation, Target};
 use crate::refused;
@@ -47,6 +48,8 @@ pub(crate) struct Steer {
     pub(crate) page_limit: Option<usize>,
     /// The write condition fails, whatever it says.
     pub(crate) condition_fails: bool,
+    /// The request is carried out long after it was sent.
+    pub(crate) is_late: bool,
 }
 
 /// What a client gets.
@@ -114,6 +117,13 @@ impl Request {
 
     fn key(&self) -> R2Result<Key> {
         Key::new(self.target.key.as_deref().unwrap_or_default())
+    }
+
+    fn author(&self) -> Author {
+        Author {
+            client: self.token.access_key.clone(),
+            is_late: self.steer.is_late,
+        }
     }
 
     fn required(&self, parameter: &str) -> R2Result<&str> {

@@ -88,7 +88,7 @@ pub(super) fn complete(state: &Mutex<State>, request: &Request) -> R2Result<Answ
     let name = request.bucket()?;
     let mut state = state.lock();
     let (bucket, rules) = state.bucket_mut(name)?;
-    let etag = bucket.complete_upload(&key, id, named, &conditions, rules)?;
+    let etag = bucket.complete_upload(&key, id, named, &conditions, &request.author(), rules)?;
     Ok(Answer::xml(xml::document(
         "CompleteMultipartUploadResult",
         |out| {

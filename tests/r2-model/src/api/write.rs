@@ -40,7 +40,7 @@ pub(super) fn put(state: &Mutex<State>, request: &Request) -> R2Result<Answer> {
     let mut state = state.lock();
     let (bucket, rules) = state.bucket_mut(request.bucket()?)?;
     rules.check_length(length)?;
-    bucket.put(&key, object, &conditions, rules)?;
+    bucket.put(&key, object, &conditions, &request.author(), rules)?;
     let mut answer = Answer::empty(200);
     answer.set("etag", &format!("\"{etag}\""));
     Ok(answer)
@@ -50,7 +50,7 @@ pub(super) fn delete(state: &Mutex<State>, request: &Request) -> R2Result<Answer
     let key = request.key()?;
     let mut state = state.lock();
     let (bucket, rules) = state.bucket_mut(request.bucket()?)?;
-    bucket.delete(&key, rules)?;
+    bucket.delete(&key, &request.author(), rules)?;
     Ok(Answer::empty(204))
 }
 
@@ -62,7 +62,8 @@ pub(super) fn delete_many(state: &Mutex<State>, request: &Request) -> R2Result<A
     }
     let mut state = state.lock();
     let (bucket, rules) = state.bucket_mut(request.bucket()?)?;
-    let mut delete = |name: &str| bucket.delete(&Key::new(name)?, rules);
+    let author = request.author();
+    let mut delete = |name: &str| bucket.delete(&Key::new(name)?, &author, rules);
     let outcomes: Vec<_> = keys.iter().map(|name| (name, delete(name))).collect();
     Ok(Answer::xml(xml::document("DeleteResult", |out| {
         for (name, outcome) in &outcomes {
@@ -94,7 +95,7 @@ pub(super) fn copy(state: &Mutex<State>, request: &Request) -> R2Result<Answer> 
         ..source
     };
     let (bucket, rules) = state.bucket_mut(request.bucket()?)?;
-    bucket.put(&key, object, &conditions, rules)?;
+    bucket.put(&key, object, &conditions, &request.author(), rules)?;
     let modified = iso8601(bucket.get(&key)?.last_modified);
     Ok(Answer::xml(xml::document("CopyObjectResult", |out| {
         xml::element(out, "LastModified", &modified);
