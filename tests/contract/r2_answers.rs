@@ -235,6 +235,14 @@ async fn a_listing_that_would_not_end_is_damaged() {
 }
 
 #[tokio::test]
+async fn a_listing_that_was_cut_off_is_damaged() {
+    let page = "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a</Key>\
+                <ETag>\"t\"</ETag></Contents><Contents><Key>";
+    let found = list_of(answer("200 OK", &[], page)).await;
+    assert!(matches!(found, Damaged(_)), "{found:?}");
+}
+
+#[tokio::test]
 async fn retries_ride_out_a_bad_minute() {
     let listing = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
     let canned = Canned::start([

@@ -1,9 +1,15 @@
 //! Listings: names come percent-encoded, so that any name survives XML.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_sdk_s3::config::interceptors::AfterDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::{Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::types::{EncodingType, Object};
+use aws_smithy_types::config_bag::ConfigBag;
 use percent_encoding::percent_decode_str;
 
 use super::super::{
@@ -14,6 +20,7 @@ use super::{R2Store, read};
 
 impl R2Store {
     pub(super) async fn list_objects(&self, request: ListRequest) -> StoreResult<ListPage> {
+        let whole = WholeListing::default();
         let sent = self
             .client
             .list_objects_v2()
@@ -23,8 +30,13 @@ impl R2Store {
             .set_continuation_token(request.continuation.clone())
             .set_max_keys(request.max_keys.map(Into::into))
             .encoding_type(EncodingType::Url)
+            .customize()
+            .interceptor(whole.clone())
             .send();
         let output = self.answer(self.timeouts.answer, sent).await?;
+        if !whole.0.load(Ordering::Relaxed) {
+            return Err(StoreError::Damaged("a listing without its end".into()));
+        }
         let encoded = output.encoding_type() == Some(&EncodingType::Url);
         let mut page = ListPage::default();
         for object in output.contents() {
@@ -111,6 +123,30 @@ impl R2Store {
             log::warn!("listed with a name that cannot be, skipped: {listed:?}");
         }
         below.map(Into::into)
+    }
+}
+
+/// Notes whether a listing has come whole: the SDK takes one that was cut off for one that names
+/// fewer objects (seen with 1.157.0), and what it does not name would count as deleted.
+#[derive(Clone, Debug, Default)]
+struct WholeListing(Arc<AtomicBool>);
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for WholeListing {
+    fn name(&self) -> &'static str {
+        "WholeListing"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _bag: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let body = context.response().body().bytes().unwrap_or_default();
+        let is_whole = body.trim_ascii_end().ends_with(b"</ListBucketResult>");
+        self.0.store(is_whole, Ordering::Relaxed);
+        Ok(())
     }
 }
 
