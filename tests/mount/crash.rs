@@ -5,7 +5,7 @@ mod kill;
 mod owner;
 mod parts;
 mod power;
-mod random;
+pub(crate) mod random;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

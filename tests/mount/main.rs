@@ -11,6 +11,7 @@ mod conflict;
 mod crash;
 mod drain;
 mod faults;
+mod fight;
 mod metrics;
 mod open_for_hours;
 mod passthrough;

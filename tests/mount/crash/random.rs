@@ -3,8 +3,8 @@
 //!
 //! `CRASH_SEED` and `CRASH_ROUNDS` choose another run; the seed in use is printed.
 
-pub(super) mod state;
-pub(super) mod writer;
+pub(crate) mod state;
+pub(crate) mod writer;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,14 +23,14 @@ const WRITERS: u64 = 3;
 const OPERATIONS: u64 = 120;
 
 /// Numbers that look random: the same for the same seed.
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Random {
+    pub(crate) fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -39,13 +39,13 @@ impl Random {
 }
 
 /// A number from the environment.
-pub(super) fn setting(name: &str, otherwise: u64) -> u64 {
+pub(crate) fn setting(name: &str, otherwise: u64) -> u64 {
     let text = std::env::var(name);
     text.map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
 /// The seed that was asked for, or any.
-pub(super) fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let now = std::time::SystemTime::now();
     let now = now.duration_since(UNIX_EPOCH).unwrap();
     setting("CRASH_SEED", now.subsec_nanos().into())

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 /// Files by their path below the folder, and the folders themselves, which end in `/`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(in crate::crash) struct State(pub(super) BTreeMap<String, Vec<u8>>);
+pub(crate) struct State(pub(super) BTreeMap<String, Vec<u8>>);
 
 /// An operation on its way.
 #[derive(Clone, Debug)]
-pub(in crate::crash) enum Pending {
+pub(crate) enum Pending {
     /// It is done, or it is not.
     Becomes(State),
     /// Some of the bytes are written.
@@ -23,39 +24,43 @@ pub(in crate::crash) enum Pending {
 
 impl State {
     /// Reads a folder with all that is below it; one that is not there is empty.
-    pub(in crate::crash) fn read(folder: &Path) -> State {
+    pub(crate) fn read(folder: &Path) -> State {
+        State::try_read(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+    }
+
+    /// Reads a folder that may be out of reach for a while.
+    pub(crate) fn try_read(folder: &Path) -> io::Result<State> {
         let mut state = State::default();
-        if folder.try_exists().unwrap() {
-            state.read_below(folder, "");
+        if folder.try_exists()? {
+            state.read_below(folder, "")?;
         }
-        state
+        Ok(state)
     }
 
     /// The files with their bytes, and the folders, whose paths end in `/`.
-    pub(in crate::crash) fn entries(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.0
             .iter()
             .map(|(path, bytes)| (path.as_str(), &bytes[..]))
     }
 
-    fn read_below(&mut self, folder: &Path, prefix: &str) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let entry = entry.unwrap();
+    fn read_below(&mut self, folder: &Path, prefix: &str) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
             let name = format!("{prefix}{}", entry.file_name().into_string().unwrap());
-            if entry.file_type().unwrap().is_dir() {
+            if entry.file_type()?.is_dir() {
                 let name = format!("{name}/");
                 self.0.insert(name.clone(), Vec::new());
-                self.read_below(&entry.path(), &name);
+                self.read_below(&entry.path(), &name)?;
             } else {
-                let bytes = fs::read(entry.path())
-                    .unwrap_or_else(|error| panic!("{}: {error}", entry.path().display()));
-                self.0.insert(name, bytes);
+                self.0.insert(name, fs::read(entry.path())?);
             }
         }
+        Ok(())
     }
 
     /// Writes bytes into a file, which grows as it must.
-    pub(in crate::crash) fn write(&mut self, path: &str, offset: usize, data: &[u8]) {
+    pub(crate) fn write(&mut self, path: &str, offset: usize, data: &[u8]) {
         let bytes = self.0.get_mut(path).expect("it exists");
         let end = offset + data.len();
         if bytes.len() < end {
@@ -65,7 +70,7 @@ impl State {
     }
 
     /// Gives a file, or a folder with all that is below it, another path.
-    pub(in crate::crash) fn rename(&mut self, from: &str, to: &str) {
+    pub(crate) fn rename(&mut self, from: &str, to: &str) {
         let moved: Vec<String> = match from.ends_with('/') {
             true => {
                 let below = self.0.keys().filter(|path| path.starts_with(from));
@@ -80,11 +85,7 @@ impl State {
     }
 
     /// Says how `found` differs from this state, from which an operation was on its way.
-    pub(in crate::crash) fn compare(
-        &self,
-        pending: Option<&Pending>,
-        found: &State,
-    ) -> Result<(), String> {
+    pub(crate) fn compare(&self, pending: Option<&Pending>, found: &State) -> Result<(), String> {
         let as_before = self.equals(found);
         match pending {
             None => as_before,

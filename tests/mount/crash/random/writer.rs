@@ -5,14 +5,17 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::super::noise;
 use super::Random;
 use super::state::{Pending, State};
 
 const MAX_WRITE_BYTES: u64 = 40_000;
+/// How long a folder may be out of reach.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(in crate::crash) struct Writer {
+pub(crate) struct Writer {
     number: u64,
     random: Random,
     /// What was acknowledged.
@@ -23,7 +26,7 @@ pub(in crate::crash) struct Writer {
 }
 
 impl Writer {
-    pub(in crate::crash) fn new(number: u64, seed: u64) -> Writer {
+    pub(crate) fn new(number: u64, seed: u64) -> Writer {
         Writer {
             number,
             random: Random::new(seed),
@@ -35,12 +38,12 @@ impl Writer {
     }
 
     /// The folder, below the root of the mount.
-    pub(in crate::crash) fn folder(&self) -> String {
+    pub(crate) fn folder(&self) -> String {
         format!("projects/w{}", self.number)
     }
 
     /// What the bucket must hold.
-    pub(in crate::crash) fn objects(&self) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn objects(&self) -> Vec<(String, Vec<u8>)> {
         let files = self.state.0.iter().filter(|(path, _)| !path.ends_with('/'));
         files
             .map(|(path, bytes)| (format!("{}/{path}", self.folder()), bytes.clone()))
@@ -48,7 +51,7 @@ impl Writer {
     }
 
     /// Compares what the mount shows after a kill, and goes on from there.
-    pub(in crate::crash) fn settle(&mut self, found: State) -> Result<(), String> {
+    pub(crate) fn settle(&mut self, found: State) -> Result<(), String> {
         let pending = self.pending.take();
         self.state.compare(pending.as_ref(), &found)?;
         self.state = found;
@@ -56,17 +59,12 @@ impl Writer {
     }
 
     /// What it was doing when the mount was killed.
-    pub(in crate::crash) fn last(&self) -> &str {
+    pub(crate) fn last(&self) -> &str {
         self.last
     }
 
     /// Works until an operation fails, which must be because of the kill.
-    pub(in crate::crash) fn work(
-        &mut self,
-        root: &Path,
-        acknowledged: &AtomicU64,
-        stopping: &AtomicBool,
-    ) {
+    pub(crate) fn work(&mut self, root: &Path, acknowledged: &AtomicU64, stopping: &AtomicBool) {
         self.root = root.join(self.folder());
         let folder = self.root.clone();
         let mut result = match fs::create_dir(&folder) {
@@ -84,6 +82,33 @@ impl Writer {
             assert!(!left.is_zero(), "{}: {error}", folder.display());
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
+    }
+
+    /// Does one operation in a mount whose bucket may be out of reach: one that fails has done
+    /// nothing, or all of it, or a part of its bytes. Returns whether it was acknowledged.
+    pub(crate) fn attempt(
+        &mut self,
+        root: &Path,
+        acknowledged: &AtomicU64,
+    ) -> Result<bool, String> {
+        self.root = root.join(self.folder());
+        let made = match self.root.is_dir() {
+            true => Ok(()),
+            false => fs::create_dir(&self.root),
+        };
+        if made.and_then(|()| self.one_operation(acknowledged)).is_ok() {
+            return Ok(true);
+        }
+        let end = Instant::now() + PATIENCE;
+        let found = loop {
+            match State::try_read(&self.root) {
+                Ok(found) => break found,
+                Err(error) if Instant::now() > end => return Err(error.to_string()),
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        };
+        self.settle(found)?;
+        Ok(false)
     }
 
     fn one_operation(&mut self, acknowledged: &AtomicU64) -> io::Result<()> {

@@ -1,0 +1,289 @@
+//! Two machines work in one bucket while everything goes wrong at once: each on files of its own
+//! and both on the same ones. In the end bucket and mounts agree, and nothing is lost.
+//!
+//! `FIGHT_SECONDS` and `CRASH_SEED` choose another run; the seed in use is printed.
+
+mod costs;
+mod ledger;
+mod shared;
+mod weather;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use r2_model::{Permission, R2Model, RetryAfter, Token};
+
+use self::ledger::Ledger;
+use self::shared::SharedWriter;
+use crate::common::mount::Mount;
+use crate::crash::random::state::State;
+use crate::crash::random::writer::Writer;
+use crate::crash::random::{Random, seed, setting};
+
+/// How long the short form goes wrong.
+const SECONDS: u64 = 20;
+/// The folder that both sides work in.
+const BOTH: &str = "projects/both/";
+/// The two sides, and the access keys by which the model tells them apart.
+const SIDES: [&str; 2] = ["left", "right"];
+/// Between two operations of a program, at most.
+const PAUSE_MILLIS: u64 = 60;
+/// How long the two may take to agree once nothing goes wrong any more. A tombstone waits three
+/// minutes for a write that may still land.
+const SETTLED_WITHIN: Duration = Duration::from_secs(300);
+
+#[test]
+fn two_mounts_under_all_faults_agree_and_lose_nothing() {
+    fight(seed(), setting("FIGHT_SECONDS", SECONDS));
+}
+
+fn fight(seed: u64, seconds: u64) {
+    println!("CRASH_SEED={seed} FIGHT_SECONDS={seconds}");
+    let (mut random, begun) = (Random::new(seed), Instant::now());
+    let mut rules = R2Model::builder().too_many_requests(RetryAfter::Seconds(1));
+    for side in SIDES {
+        rules = rules.token(Token::new(side, SECRET, Permission::ObjectReadWrite));
+    }
+    let model = rules.start();
+    for number in 0..weather::OTHERS {
+        model.put(&weather::others_key(number), weather::others_bytes(number));
+    }
+    let mounts = SIDES.map(|side| mount(&model, side));
+    fs::create_dir(mounts[0].path("projects/both")).unwrap();
+    mounts[0].wait_uploaded();
+    let faults = weather::add_faults(&model, &mut random);
+    let ledger = Ledger::default();
+    let mut writers: Vec<Writer> = (0..2).map(|n| Writer::new(n, seed ^ (n << 32))).collect();
+    let done = work(&model, &mounts, &mut writers, &ledger, &mut random, seconds);
+    let mut fired = 0;
+    for fault in &faults {
+        let (struck, of) = (model.fired(fault.id), model.matched(fault.id));
+        fired += struck * u64::from(fault.repeats);
+        println!("{struck} of {of}: {}", fault.name);
+    }
+    model.clear_faults();
+    println!("operations acknowledged: {done:?}, faults: {fired}");
+    settle(&model, &mounts, seconds > SECONDS);
+    let result = compare(&model, &mounts, &writers, &ledger)
+        .and_then(|copies| costs::compare(&model, &done, copies, fired, begun.elapsed()));
+    if let Err(difference) = result {
+        panic!("CRASH_SEED={seed} FIGHT_SECONDS={seconds}: {difference}");
+    }
+}
+
+const SECRET: &str = "secretofbothsides";
+
+fn mount(model: &R2Model, side: &str) -> Mount {
+    let settings = [
+        ("R2_ACCESS_KEY_ID", side),
+        ("R2_SECRET_ACCESS_KEY", SECRET),
+        ("REQUEST_DEADLINE_SECONDS", "2"),
+        ("LIST_TTL_SECONDS", "1"),
+    ];
+    Mount::with(model, &settings)
+}
+
+/// What the programs have done.
+#[derive(Debug, Default)]
+struct Done {
+    own: AtomicU64,
+    shared: AtomicU64,
+    failed: AtomicU64,
+    read: AtomicU64,
+}
+
+/// Lets all programs work while everything goes wrong.
+fn work(
+    model: &R2Model,
+    mounts: &[Mount; 2],
+    writers: &mut [Writer],
+    ledger: &Ledger,
+    random: &mut Random,
+    seconds: u64,
+) -> Done {
+    let done = Done::default();
+    let stopping = AtomicBool::new(false);
+    let (done_ref, stopping_ref) = (&done, &stopping);
+    let mut next = || Random::new(random.below(u64::MAX));
+    let mut winds = next();
+    std::thread::scope(|scope| {
+        for ((mount, writer), side) in mounts.iter().zip(writers).zip(SIDES) {
+            let (mut pauses, mut seeds, reads) = (next(), next(), next());
+            scope.spawn(move || own_work(mount, writer, &mut pauses, done_ref, stopping_ref));
+            let folder = mount.path(BOTH);
+            let mut shared = SharedWriter::new(side, folder, seeds.below(u64::MAX), ledger);
+            scope.spawn(move || shared_work(&mut shared, &mut seeds, done_ref, stopping_ref));
+            scope.spawn(move || read_others(mount, reads, done_ref, stopping_ref));
+        }
+        scope.spawn(move || weather::blow(model, &mut winds, stopping_ref));
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        stopping.store(true, Ordering::Relaxed);
+    });
+    done
+}
+
+fn own_work(
+    mount: &Mount,
+    writer: &mut Writer,
+    pauses: &mut Random,
+    done: &Done,
+    stopping: &AtomicBool,
+) {
+    while !stopping.load(Ordering::Relaxed) {
+        match writer.attempt(&mount.root(), &done.own) {
+            Ok(true) => {}
+            Ok(false) => {
+                done.failed.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(difference) => {
+                let (folder, last) = (writer.folder(), writer.last());
+                panic!("{folder}, in {last}: {difference}");
+            }
+        }
+        std::thread::sleep(Duration::from_millis(pauses.below(PAUSE_MILLIS)));
+    }
+}
+
+fn shared_work(writer: &mut SharedWriter, pauses: &mut Random, done: &Done, stopping: &AtomicBool) {
+    while !stopping.load(Ordering::Relaxed) {
+        match writer.attempt() {
+            Ok(()) => done.shared.fetch_add(1, Ordering::Relaxed),
+            Err(error) if shared::is_excused(&error) => done.failed.fetch_add(1, Ordering::Relaxed),
+            Err(error) => panic!("shared work: {error}"),
+        };
+        std::thread::sleep(Duration::from_millis(pauses.below(4 * PAUSE_MILLIS)));
+    }
+}
+
+/// Reads somebody else's objects: whatever goes wrong, no read shows anything but one version.
+fn read_others(mount: &Mount, mut random: Random, done: &Done, stopping: &AtomicBool) {
+    while !stopping.load(Ordering::Relaxed) {
+        let key = weather::others_key(random.below(weather::OTHERS));
+        match fs::read(mount.path(&key)) {
+            Ok(bytes) => {
+                assert!(weather::is_whole(&bytes), "{key} is torn");
+                done.read.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) if shared::is_excused(&error) => {}
+            Err(error) => panic!("{key}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(random.below(4 * PAUSE_MILLIS)));
+    }
+}
+
+/// Waits until both queues are empty. The short form does not wait for tombstones whose key is gone:
+/// they stay for three minutes, in case an earlier write lands yet.
+fn settle(model: &R2Model, mounts: &[Mount; 2], thoroughly: bool) {
+    let begun = Instant::now();
+    for mount in mounts {
+        loop {
+            let status = mount.status();
+            assert_eq!(status["uploads"]["parked"], 0, "{status:#}");
+            let queue = mount.run(&["queue", "--json"]).stdout;
+            let queue: serde_json::Value = serde_json::from_slice(&queue).unwrap();
+            let entries = queue["entries"].as_array().unwrap();
+            let is_gone = |entry: &serde_json::Value| {
+                let key = entry["path"].as_str().unwrap();
+                entry["operation"] == "delete" && model.stat(key).is_none()
+            };
+            let is_settled = match thoroughly {
+                true => status["safe_to_shut_down"] == true,
+                false => entries.iter().all(is_gone),
+            };
+            if is_settled {
+                break;
+            }
+            let elapsed = begun.elapsed();
+            assert!(
+                elapsed < SETTLED_WITHIN,
+                "not settled: {status:#}\n{queue:#}"
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+    println!("settled after {:?}", begun.elapsed());
+}
+
+fn compare(
+    model: &R2Model,
+    mounts: &[Mount; 2],
+    writers: &[Writer],
+    ledger: &Ledger,
+) -> Result<u64, String> {
+    agree(model, mounts)?;
+    let objects: BTreeMap<String, Vec<u8>> = objects(model);
+    for writer in writers {
+        let folder = format!("{}/", writer.folder());
+        let wanted: BTreeMap<String, Vec<u8>> = writer.objects().into_iter().collect();
+        let held = objects.iter().filter(|(key, _)| key.starts_with(&folder));
+        let held: BTreeMap<String, Vec<u8>> = held
+            .map(|(key, bytes)| (key.clone(), bytes.clone()))
+            .collect();
+        differ(&wanted, &held).map_err(|it| format!("{folder} in the bucket: {it}"))?;
+    }
+    let found = ledger.compare(model, BOTH)?;
+    println!("{found}");
+    costs::conflicts(model, BOTH)
+}
+
+/// The bucket's files with their bytes.
+fn objects(model: &R2Model) -> BTreeMap<String, Vec<u8>> {
+    let keys = model.keys().into_iter();
+    keys.filter(|key| !key.ends_with('/'))
+        .map(|key| {
+            let bytes = model.get(&key).expect("nobody writes any more").bytes;
+            (key, bytes.to_vec())
+        })
+        .collect()
+}
+
+/// Waits until both mounts show what the bucket holds, as their listings grow old.
+fn agree(model: &R2Model, mounts: &[Mount; 2]) -> Result<(), String> {
+    let wanted: BTreeMap<String, Vec<u8>> = objects(model);
+    let end = Instant::now() + Duration::from_secs(30);
+    for (mount, side) in mounts.iter().zip(SIDES) {
+        loop {
+            // What has gone is still named by a listing until that is read anew.
+            let shown = State::try_read(&mount.path("projects"));
+            let shown = shown.unwrap_or_default();
+            let shown = shown.entries().filter(|(path, _)| !path.ends_with('/'));
+            let shown: BTreeMap<String, Vec<u8>> = shown
+                .map(|(path, bytes)| (format!("projects/{path}"), bytes.to_vec()))
+                .collect();
+            match differ(&wanted, &shown) {
+                Ok(()) => break,
+                Err(difference) if Instant::now() > end => {
+                    return Err(format!("{side} does not show the bucket: {difference}"));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Says how files differ from what they should be, without printing them.
+fn differ(
+    wanted: &BTreeMap<String, Vec<u8>>,
+    found: &BTreeMap<String, Vec<u8>>,
+) -> Result<(), String> {
+    for (path, bytes) in wanted {
+        match found.get(path) {
+            Some(other) if other == bytes => {}
+            Some(other) => {
+                let (has, wants) = (ledger::content(other), ledger::content(bytes));
+                return Err(format!("{path} holds {has} and not {wants}"));
+            }
+            None => return Err(format!("{path} is missing")),
+        }
+    }
+    match found.keys().find(|path| !wanted.contains_key(*path)) {
+        Some(path) => Err(format!("{path} is there and should not be")),
+        None => Ok(()),
+    }
+}
