@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use super::status::size_text;
 use super::{Failure, find, say, trash, umount};
 use crate::control::client::ClientError;
-use crate::control::queue::{Operation, Queue, QueueEntry, State};
+use crate::control::queue::{Operation, OrphanEntry, Queue, QueueEntry, State};
 
 /// The arguments of `queue`.
 #[derive(Debug, Args)]
@@ -51,6 +51,14 @@ pub enum QueueCommand {
     Confirm {
         /// Paths as `queue` shows them, or folders; all held deletes if none is given.
         paths: Vec<String>,
+    },
+    /// Lists files in the staging directory that nothing names any more, as after the loss of its
+    /// journal.
+    Orphans,
+    /// Makes them files in FOLDER, which are then uploaded.
+    Adopt {
+        /// A folder of the mount; without it `recovered` in the first collection.
+        folder: Option<String>,
     },
     /// Brings back what was removed by deletes that are held.
     Discard {
@@ -101,6 +109,18 @@ pub fn run(args: &QueueArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
             let text = format!("{confirmed} deletes go now");
             answer(args.json, "confirmed", confirmed.into(), &text)
         }
+        Some(QueueCommand::Orphans) => {
+            let orphans = client.orphans().map_err(failed)?;
+            match args.json {
+                true => say(&serde_json::to_string_pretty(&orphans)
+                    .map_err(|error| Failure::Failed(error.to_string()))?),
+                false => say(&describe_orphans(&orphans)),
+            }
+        }
+        Some(QueueCommand::Adopt { folder }) => {
+            let adopted = client.adopt(folder.clone()).map_err(failed)?;
+            trash::say_restored(&adopted, args.json)
+        }
         Some(QueueCommand::Discard { paths }) => {
             let restored = client.discard(paths.clone()).map_err(failed)?;
             if restored.restored.is_empty() && restored.failed.is_empty() && !paths.is_empty() {
@@ -133,6 +153,23 @@ fn answer(json: bool, field: &str, value: serde_json::Value, text: &str) -> Resu
         true => say(&serde_json::json!({ field: value }).to_string()),
         false => say(text),
     }
+}
+
+fn describe_orphans(orphans: &[OrphanEntry]) -> String {
+    if orphans.is_empty() {
+        return "every staged file has its record".into();
+    }
+    let lines = orphans.iter().map(|orphan| {
+        let OrphanEntry {
+            file,
+            bytes,
+            modified,
+            name,
+        } = orphan;
+        let size = size_text(*bytes);
+        format!("{size:>9}  {modified}  {}  -> {name}", file.display())
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn describe(queue: &Queue) -> String {

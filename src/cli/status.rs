@@ -81,6 +81,17 @@ fn describe(status: &StatusDocument) -> String {
             ),
         );
     }
+    if let Some(orphans) = &report.orphans {
+        line(
+            "without a name",
+            format!(
+                "{} files, {} in {}",
+                orphans.files,
+                size_text(orphans.bytes),
+                orphans.directory.display()
+            ),
+        );
+    }
     if report.conflicts > 0 {
         line("conflicts", report.conflicts.to_string());
     }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::queue::{ConflictEntry, Queue};
+use super::queue::{ConflictEntry, OrphanEntry, Queue};
 use super::share::{Refreshed, Shared};
 use super::trash::{Restored, Trash};
 use super::{
@@ -128,6 +128,24 @@ impl Client {
     pub fn discard(mut self, paths: Vec<String>) -> Result<Restored, ClientError> {
         self.wait_for_the_bucket()?;
         self.send(Request::Discard { paths })?;
+        let response = self.receive()?;
+        response
+            .restored
+            .ok_or_else(|| malformed("no result in the answer").into())
+    }
+
+    /// Asks for the staged files that no record names.
+    pub fn orphans(mut self) -> Result<Vec<OrphanEntry>, ClientError> {
+        self.send(Request::Orphans)?;
+        let response = self.receive()?;
+        response
+            .orphans
+            .ok_or_else(|| malformed("no list in the answer").into())
+    }
+
+    /// Has them named.
+    pub fn adopt(mut self, folder: Option<String>) -> Result<Restored, ClientError> {
+        self.send(Request::Adopt { folder })?;
         let response = self.receive()?;
         response
             .restored

@@ -35,14 +35,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use self::queue::{ConflictEntry, Queue};
+use self::queue::{ConflictEntry, OrphanEntry, Queue};
 use self::share::{Refreshed, Shared};
 use self::trash::{Restored, Trash};
 use crate::metrics::Requests;
 use crate::store::Key;
 
 pub use status::{
-    CacheStatus, MountIdentity, OperationsStatus, ReadStatus, Report, ShutdownReason,
+    CacheStatus, MountIdentity, OperationsStatus, OrphanStatus, ReadStatus, Report, ShutdownReason,
     ShutdownStatus, StatusDocument, TrashStatus, UploadStatus,
 };
 
@@ -128,6 +128,20 @@ pub trait StatusSource: Send + Sync {
         Restored::default()
     }
 
+    /// Returns the staged files that no record names.
+    fn orphans(&self) -> Vec<OrphanEntry> {
+        Vec::new()
+    }
+
+    /// Gives them names in `folder`, or in one of the mount's choice.
+    ///
+    /// # Errors
+    /// If there can be no files in that folder.
+    fn adopt(&self, folder: Option<&str>) -> Result<Restored, String> {
+        let _ = folder;
+        Ok(Restored::default())
+    }
+
     /// Returns what can be brought back at or below these paths; all of it if there are none.
     async fn trash(&self, paths: &[String]) -> Trash {
         let _ = paths;
@@ -210,6 +224,14 @@ pub enum Request {
     Discard {
         /// Which; all if empty.
         paths: Vec<String>,
+    },
+    /// The staged files that no record names.
+    Orphans,
+    /// To give them names.
+    Adopt {
+        /// The folder they go to; one of the mount's choice without it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        folder: Option<String>,
     },
     /// What can be brought back.
     Trash {
@@ -319,6 +341,8 @@ struct Response {
     #[serde(skip_serializing_if = "Option::is_none")]
     confirmed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    orphans: Option<Vec<OrphanEntry>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     trash: Option<Trash>,
     #[serde(skip_serializing_if = "Option::is_none")]
     restored: Option<Restored>,
@@ -343,6 +367,7 @@ impl Response {
             retried: None,
             flushed: None,
             confirmed: None,
+            orphans: None,
             trash: None,
             restored: None,
             shared: None,

@@ -1,6 +1,8 @@
 //! What waits for the bucket, and what two sides changed: the answers behind `queue` and
 //! `conflicts`.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// The most entries that one answer holds; a longer queue says how much it left out.
@@ -65,6 +67,19 @@ pub enum State {
     Held,
     /// It cannot succeed as things are: kept, and tried again when asked to.
     Parked,
+}
+
+/// A staged file that no record names: its bytes are here, and nobody knows what it was called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrphanEntry {
+    /// Where it is.
+    pub file: PathBuf,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// When it was last written, RFC 3339 in UTC.
+    pub modified: String,
+    /// The name that `queue adopt` gives it.
+    pub name: String,
 }
 
 /// Two versions of one file, both kept.

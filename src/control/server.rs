@@ -170,6 +170,13 @@ impl Server {
                 let paths = self.below_mountpoint(paths);
                 response.restored = Some(self.source.discard(&paths).await);
             }
+            Request::Orphans => response.orphans = Some(self.source.orphans()),
+            Request::Adopt { folder } => {
+                let folder = self.below_mountpoint(folder.into_iter().collect()).pop();
+                let adopted = self.source.adopt(folder.as_deref());
+                let refuse = |reason| Refusal::new(RefusalCode::BadRequest, reason);
+                response.restored = Some(adopted.map_err(refuse)?);
+            }
             Request::Trash { paths } => {
                 let paths = self.below_mountpoint(paths);
                 response.trash = Some(self.source.trash(&paths).await);

@@ -44,6 +44,9 @@ pub struct Report {
     pub open_files: u64,
     /// How many conflict copies there are.
     pub conflicts: u64,
+    /// The staged files that no record names; null if there are none.
+    #[serde(default)]
+    pub orphans: Option<OrphanStatus>,
     /// What the bucket's trash held when it was last looked at; null before that.
     #[serde(default)]
     pub trash: Option<TrashStatus>,
@@ -79,6 +82,17 @@ pub struct CacheStatus {
     pub misses: u64,
     /// Hits by opens, from 0 to 1; null before the first open.
     pub hit_rate: Option<f64>,
+}
+
+/// Staged files that no record names, as after the loss of a journal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrphanStatus {
+    /// How many.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Where they are.
+    pub directory: PathBuf,
 }
 
 /// The bucket's trash.
@@ -202,7 +216,7 @@ mod tests {
                 "held": 0,
                 "oldest_seconds": null, "done": 0, "paused": false},
             "reads": {"requests": 0, "passthrough_opens": 0},
-            "open_files": 0, "conflicts": 0, "trash": null, "alerts": [],
+            "open_files": 0, "conflicts": 0, "orphans": null, "trash": null, "alerts": [],
             "operations": {"class_a": 0, "class_b": 0, "free": 0, "usd_per_month": 0.0},
         });
         assert_eq!(json, expected);

@@ -336,9 +336,7 @@ impl Fs {
                 log::error!("{}: {error}", record.key);
             }
         }
-        for orphan in replay.orphans {
-            log::warn!("a staged file that no record needs is kept: {orphan:?}");
-        }
+        self.note_orphans(replay.orphans);
     }
 
     /// The process died, or the power went, between the commit that made a cache file a staged one

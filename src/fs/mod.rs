@@ -27,6 +27,7 @@ pub mod local;
 mod lookup;
 mod name;
 mod open;
+mod orphans;
 pub mod passthrough;
 mod removal;
 mod rename;
@@ -64,7 +65,7 @@ use self::tree::{Stale, Tree};
 use crate::cache::Cache;
 use crate::clock::SharedClock;
 use crate::error::{FsError, FsResult};
-use crate::staging::{Journal, Replay, Staging};
+use crate::staging::{Journal, Orphan, Replay, Staging};
 use crate::store::{ObjectStore, ObjectVersion};
 
 /// Number of the first inode of `samples/`.
@@ -170,6 +171,8 @@ pub struct Fs {
     reads: AtomicU64,
     passthrough_opens: AtomicU64,
     pace: room::WriterPace,
+    /// Staged files that the start found and no record names.
+    orphans: Mutex<Vec<Orphan>>,
     stopping: AtomicBool,
 }
 
@@ -225,6 +228,7 @@ impl Fs {
             reads: AtomicU64::new(0),
             passthrough_opens: AtomicU64::new(0),
             pace: room::WriterPace::default(),
+            orphans: Mutex::default(),
             stopping: AtomicBool::new(false),
         });
         fs.show_local_names();

@@ -267,7 +267,7 @@ impl Fs {
     }
 
     /// Returns the folder of a path, and shows it and those above it.
-    fn folder_above(self: &Arc<Self>, path: &str) -> FsResult<Ino> {
+    pub(super) fn folder_above(self: &Arc<Self>, path: &str) -> FsResult<Ino> {
         let (above, _) = split(path.trim_end_matches('/'));
         let mut at = Ino::ROOT;
         for name in above.split('/').filter(|name| !name.is_empty()) {
@@ -307,7 +307,11 @@ impl Fs {
         parent: Ino,
     ) -> FsResult<End> {
         match &lost.place {
-            Where::Here(kept) => self.show_kept_again(kept, parent),
+            Where::Here(kept) => {
+                let unkeep = Edit::Unkeep { file: kept.file };
+                self.show_kept_again(kept, parent, vec![unkeep])
+                    .map(End::Back)
+            }
             _ if lost.path.is_folder_marker() => self.show_folder_again(lost, info, parent),
             Where::Waiting { version, .. } | Where::Bucket(version) => {
                 self.show_file_again(lost, version, info, parent)
@@ -440,7 +444,13 @@ impl Fs {
         Ok(End::Back(key))
     }
 
-    fn show_kept_again(self: &Arc<Self>, kept: &Kept, parent: Ino) -> FsResult<End> {
+    /// Gives a staged file its name back, with `edits` in the same commit.
+    pub(super) fn show_kept_again(
+        self: &Arc<Self>,
+        kept: &Kept,
+        parent: Ino,
+        mut edits: Vec<Edit>,
+    ) -> FsResult<Key> {
         let _changes = self.changes.lock();
         let is_open = |inode: &Arc<Inode>| {
             let state = inode.state.lock();
@@ -454,7 +464,7 @@ impl Fs {
         let name = self.free_name_for(parent, folder, old_name)?;
         let key = Key::new(&format!("{folder}{name}")).ok_or(FsError::NameTooLong)?;
         let length = std::fs::metadata(self.staging.path(kept.file))?.len();
-        let set = Edit::Set {
+        edits.push(Edit::Set {
             key: key.clone(),
             base: self.base_of(&key, None),
             change: Change::Put {
@@ -462,8 +472,8 @@ impl Fs {
                 state: PutState::Closed { length },
                 attributes: kept.attributes.clone(),
             },
-        };
-        self.apply(vec![Edit::Unkeep { file: kept.file }, set])?;
+        });
+        self.apply(edits)?;
         let now = self.clock.instant();
         if let Some(record) = self.journal().record(&key) {
             let mut tree = self.tree.lock();
@@ -475,7 +485,7 @@ impl Fs {
             name: (&*name).into(),
         }]);
         self.touch_folder(parent);
-        Ok(End::Back(key))
+        Ok(key)
     }
 
     /// Returns the old name if it is free, else one that tells what it is.

@@ -70,6 +70,10 @@ impl Alerts {
                 let held = uploads.held;
                 format!("{held} deletes are held: voicebeatfs queue confirm or queue discard")
             }),
+            report.orphans.as_ref().map(|orphans| {
+                let files = orphans.files;
+                format!("{files} staged files have no name: voicebeatfs queue orphans, queue adopt")
+            }),
             report
                 .failure
                 .as_ref()

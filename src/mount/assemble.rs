@@ -16,7 +16,7 @@ use super::{MountError, Parts, Service, check_bucket, queue, r2_store, undo};
 use crate::cache::{Cache, CacheOptions};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Backend, Config, MountOptions};
-use crate::control::queue::{ConflictEntry, Queue};
+use crate::control::queue::{ConflictEntry, OrphanEntry, Queue};
 use crate::control::share::{Refreshed, Shared};
 use crate::control::trash::{Restored, Trash};
 use crate::control::{
@@ -344,6 +344,7 @@ impl StatusSource for Running {
             },
             open_files: files.unsealed,
             conflicts: self.staging.journal().conflicts().len() as u64,
+            orphans: queue::orphan_status(&self.fs, self.staging.dir()),
             trash: self.fs.trash_size().map(undo::trash_status),
             operations: OperationsStatus {
                 class_a: counts.class_a,
@@ -411,6 +412,14 @@ impl StatusSource for Running {
 
     async fn discard(&self, paths: &[String]) -> Restored {
         undo::discard(&self.fs, paths).await
+    }
+
+    fn orphans(&self) -> Vec<OrphanEntry> {
+        queue::orphans(&self.fs)
+    }
+
+    fn adopt(&self, folder: Option<&str>) -> Result<Restored, String> {
+        undo::adopt(&self.fs, folder)
     }
 
     async fn trash(&self, paths: &[String]) -> Trash {

@@ -1,12 +1,17 @@
 //! What the commands show of the journal.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::control::queue::{ConflictEntry, MAX_ENTRIES, Operation, Queue, QueueEntry, State};
+use super::undo::rfc3339;
+use crate::control::OrphanStatus;
+use crate::control::queue::{
+    ConflictEntry, MAX_ENTRIES, Operation, OrphanEntry, Queue, QueueEntry, State,
+};
 use crate::fs::Fs;
 use crate::staging::{Change, Record, Staging};
 
@@ -43,6 +48,28 @@ pub(super) fn conflicts(staging: &Staging) -> Vec<ConflictEntry> {
                 .unwrap_or_default(),
         })
         .collect()
+}
+
+/// Returns the staged files that no record names.
+pub(super) fn orphans(fs: &Fs) -> Vec<OrphanEntry> {
+    let orphans = fs.orphans().into_iter().take(MAX_ENTRIES);
+    let entries = orphans.map(|orphan| OrphanEntry {
+        bytes: orphan.length,
+        modified: rfc3339(orphan.modified),
+        name: orphan.name,
+        file: orphan.path,
+    });
+    entries.collect()
+}
+
+/// Returns what the status says of them.
+pub(super) fn orphan_status(fs: &Fs, directory: &Path) -> Option<OrphanStatus> {
+    let (files, bytes) = fs.orphan_size();
+    (files > 0).then(|| OrphanStatus {
+        files,
+        bytes,
+        directory: directory.into(),
+    })
 }
 
 fn entry(record: Record, protected: Option<Duration>, now: SystemTime) -> QueueEntry {

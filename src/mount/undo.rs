@@ -50,6 +50,11 @@ pub(super) async fn discard(fs: &Arc<Fs>, paths: &[String]) -> Restored {
     answer(fs.discard_deletes(|key| selects(paths, key)).await)
 }
 
+/// Gives names to staged files that have none.
+pub(super) fn adopt(fs: &Arc<Fs>, folder: Option<&str>) -> Result<Restored, String> {
+    Ok(answer(fs.adopt_orphans(folder)?))
+}
+
 fn answer(restored: crate::fs::Restored) -> Restored {
     let done = restored.done.into_iter().map(|(path, name)| RestoredEntry {
         path: path.to_string(),

@@ -23,6 +23,8 @@ pub struct Replay {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Orphan {
     /// The file.
+    pub file: FileId,
+    /// Where it is.
     pub path: PathBuf,
     /// Its length in bytes.
     pub length: u64,
@@ -56,7 +58,7 @@ pub(super) fn run(shared: &Shared) -> Result<Replay, Error> {
             // Made in advance and never used.
             fs::remove_file(&path).map_err(Error::Io)?;
         } else {
-            orphans.push(Orphan { path, length });
+            orphans.push(Orphan { file, path, length });
         }
     }
     orphans.sort_by(|a, b| a.path.cmp(&b.path));

@@ -14,6 +14,7 @@ mod faults;
 mod fight;
 mod metrics;
 mod open_for_hours;
+mod orphans;
 mod passthrough;
 mod posix;
 mod programs;
