@@ -318,7 +318,7 @@ impl Fs {
         let (mut objects, mut prefixes, mut complete) = (Vec::new(), Vec::new(), true);
         let mut continuation = None;
         loop {
-            let page = self.list_page(path, continuation).await?;
+            let page = self.list_page(path, true, continuation).await?;
             complete &= !page.incomplete;
             objects.extend(page.objects);
             prefixes.extend(page.prefixes);
@@ -330,22 +330,68 @@ impl Fs {
         if objects.len() > MERGE_LOG_NAMES {
             log::info!("listed {path:?}: {} objects", objects.len());
         }
-        let listing = names(path, &objects, &prefixes, begun, complete);
+        let mut listing = names(path, &objects, &prefixes, begun, complete);
+        listing.remaining = self.remaining_folders(path, &listing.folders).await?;
         let save = || self.cache.save_listing(path, &objects, &prefixes);
         self.merge(ino, path, listing, save);
         Ok(())
     }
 
-    async fn list_page(&self, path: &str, continuation: Option<String>) -> StoreResult<ListPage> {
+    async fn list_page(
+        &self,
+        path: &str,
+        delimited: bool,
+        continuation: Option<String>,
+    ) -> StoreResult<ListPage> {
         let request = ListRequest {
             prefix: path.to_owned(),
-            delimited: true,
+            delimited,
             continuation,
             max_keys: None,
         };
         let page = self.store.list(request).await;
         self.note_result(&page);
         page
+    }
+
+    /// Returns those of `folders`, all in `path`, of which the journal says only that objects in them
+    /// go, and which are not empty then. That the tree does not have such a folder may mean that it
+    /// was removed here, or that this process has only just found out about it.
+    async fn remaining_folders(
+        &self,
+        path: &str,
+        folders: &[String],
+    ) -> StoreResult<HashSet<String>> {
+        let mut remaining = HashSet::new();
+        for name in folders {
+            let folder = format!("{path}{name}/");
+            let records = self.journal().records_below(&folder);
+            let deletes = |record: &Record| matches!(record.change, Change::Delete(_));
+            let is_known = || self.tree.lock().find(&folder).is_some();
+            if !records.is_empty() && records.iter().all(deletes) && !is_known() {
+                let deleted = records.iter().map(|record| record.key.folded()).collect();
+                if self.has_object_beside(&folder, &deleted).await? {
+                    remaining.insert(fold(name).into_owned());
+                }
+            }
+        }
+        Ok(remaining)
+    }
+
+    /// Whether the bucket holds something below `folder` beside these keys (folded).
+    async fn has_object_beside(&self, folder: &str, keys: &HashSet<Key>) -> StoreResult<bool> {
+        let mut continuation = None;
+        loop {
+            let page = self.list_page(folder, false, continuation).await?;
+            let is_other = |object: &ListedObject| !keys.contains(&object.version.key.folded());
+            if page.objects.iter().any(is_other) {
+                return Ok(true);
+            }
+            continuation = page.next;
+            if continuation.is_none() {
+                return Ok(false);
+            }
+        }
     }
 
     fn merge(&self, ino: Ino, path: &str, listing: Listing, save: impl FnOnce()) {
@@ -363,7 +409,8 @@ impl Fs {
         let records = self.journal().records_below(path);
         let locals = self.journal().local_names_below(path);
         let keys = records.iter().map(|record| &record.key);
-        let own = own_names(path, keys.chain(locals.iter().map(|name| &name.key)));
+        let mut own = own_names(path, keys.chain(locals.iter().map(|name| &name.key)));
+        own.retain(|name| !listing.remaining.contains(name));
         let stale = self.tree.lock().apply_listing(ino, listing, &own);
         self.tell_stale(stale);
     }
@@ -452,6 +499,7 @@ fn names(
         files: Vec::new(),
         folders: Vec::new(),
         marker: None,
+        remaining: HashSet::new(),
         complete,
         begun,
     };

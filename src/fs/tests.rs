@@ -24,11 +24,12 @@ const WRITE: OpenFlags = OpenFlags { raw: libc::O_RDWR };
 
 /// A file system with a bucket of its own, which changes only by what a test does.
 struct Bench {
-    dir: tempfile::TempDir,
     runtime: Option<tokio::runtime::Runtime>,
     clock: Arc<ManualClock>,
     store: Arc<LocalStore>,
     fs: Arc<Fs>,
+    /// Last: what makes files in it has ended when it is removed.
+    dir: tempfile::TempDir,
 }
 
 impl Bench {
@@ -390,6 +391,19 @@ fn a_name_removed_here_stays_away_while_the_bucket_has_it() {
     bench.rename("folder", "moved");
     assert!(matches!(bench.lookup("folder"), Err(FsError::NotFound)));
     bench.lookup("moved").unwrap();
+}
+
+#[test]
+fn a_folder_stays_while_some_of_its_objects_are_to_go() {
+    let bench = Bench::new();
+    bench.others_write("layers/d/a", b"take");
+    bench.others_write("layers/d/b", b"take");
+    let folder = bench.lookup("d").unwrap().ino;
+    bench.run(bench.fs.lookup(folder, OsStr::new("a"))).unwrap();
+    bench.run(bench.fs.unlink(folder, OsStr::new("a"))).unwrap();
+    // The next start knows of the delete, and of the folder only what the bucket says.
+    let bench = bench.after_kill();
+    assert_eq!(bench.list(), ["d"]);
 }
 
 #[test]

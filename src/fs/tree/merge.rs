@@ -17,6 +17,8 @@ pub(in crate::fs) struct Listing {
     pub(in crate::fs) folders: Vec<String>,
     /// The marker's tag.
     pub(in crate::fs) marker: Option<ETag>,
+    /// Of the folders, by folded name, those that hold more than what is deleted here.
+    pub(in crate::fs) remaining: HashSet<String>,
     /// Whether what it does not name is absent.
     pub(in crate::fs) complete: bool,
     /// When it was begun.
@@ -269,6 +271,7 @@ mod tests {
             files: vec![("a".into(), listed)],
             folders: Vec::new(),
             marker: None,
+            remaining: HashSet::new(),
             complete: origin == Origin::Primary,
             begun,
         }
