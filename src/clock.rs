@@ -64,3 +64,26 @@ impl Clock for ManualClock {
         self.0.lock().1
     }
 }
+
+/// Tokio's time, which tests pause and which then passes by itself.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct TokioClock(SystemTime, tokio::time::Instant);
+
+#[cfg(test)]
+impl TokioClock {
+    pub(crate) fn new() -> TokioClock {
+        TokioClock(SystemTime::now(), tokio::time::Instant::now())
+    }
+}
+
+#[cfg(test)]
+impl Clock for TokioClock {
+    fn now(&self) -> SystemTime {
+        self.0 + self.1.elapsed()
+    }
+
+    fn instant(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+}

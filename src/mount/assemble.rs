@@ -234,7 +234,7 @@ fn identity(config: &Config) -> Identity {
 }
 
 /// What the uploader tells goes to the file system, which knows nothing of the uploader.
-struct Confirmations(Arc<Fs>);
+pub(super) struct Confirmations(pub(super) Arc<Fs>);
 
 impl Confirm for Confirmations {
     fn confirm(

@@ -12,6 +12,8 @@ mod directories;
 mod error;
 pub mod lock;
 pub mod log;
+#[cfg(test)]
+mod model;
 pub mod mountinfo;
 mod mountpoint;
 mod notify;

@@ -292,7 +292,11 @@ impl Journal {
             reserved = writer.last_seq + SEQS_RESERVED;
             steps.push(Step::Meta(SEQ_RESERVED, reserved.to_string()));
         }
+        #[cfg(test)]
+        super::crash_point::reach("before a commit");
         let mut written = writer.database.write(&steps);
+        #[cfg(test)]
+        super::crash_point::reach("after a commit");
         if matches!(written, Err(JournalError::Full)) && self.reserve.give_up() {
             written = writer.database.write(&steps);
         }

@@ -9,6 +9,8 @@
 
 mod behind;
 mod changes;
+#[cfg(test)]
+pub(crate) mod crash_point;
 mod file;
 pub mod journal;
 mod kept;

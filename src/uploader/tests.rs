@@ -10,8 +10,9 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use self::fake::{FakeStore, Fault, SINGLE_COPY_BYTES, TokioClock, unavailable};
+use self::fake::{FakeStore, Fault, SINGLE_COPY_BYTES, unavailable};
 use super::*;
+use crate::clock::TokioClock;
 use crate::disk::FileId;
 use crate::staging::{Change, Deleted, Edit, Identity, Journal, PutState, Seq};
 use crate::store::attributes::{FileAttributes, PART_SIZE, WRITE_ID, format_time};

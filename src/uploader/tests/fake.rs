@@ -9,33 +9,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::clock::Clock;
 use crate::staging::Sealed;
 use crate::store::{
     CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
     ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, Origin, PartNumber, PutRequest,
     ReadCondition, StoreError, StoreResult, Upload, WriteCondition,
 };
-
-/// Tokio's time, which tests pause and which then passes by itself.
-#[derive(Debug)]
-pub(super) struct TokioClock(SystemTime, tokio::time::Instant);
-
-impl TokioClock {
-    pub(super) fn new() -> TokioClock {
-        TokioClock(SystemTime::now(), tokio::time::Instant::now())
-    }
-}
-
-impl Clock for TokioClock {
-    fn now(&self) -> SystemTime {
-        self.0 + self.1.elapsed()
-    }
-
-    fn instant(&self) -> Instant {
-        tokio::time::Instant::now().into_std()
-    }
-}
 
 /// What is to go wrong with a call.
 pub(super) enum Fault {

@@ -8,9 +8,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::fake::{FakeStore, Fault, SINGLE_COPY_BYTES, TokioClock, unavailable};
+use super::fake::{FakeStore, Fault, SINGLE_COPY_BYTES, unavailable};
 use super::{HOUR, closed, key, open};
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, TokioClock};
 use crate::disk::FileId;
 use crate::staging::{
     Change, Confirmed, Deleted, Edit, JournalResult, PutState, Record, Sealed, Snapshot,
