@@ -18,6 +18,7 @@ use r2_model::{Permission, R2Model, RetryAfter, Token};
 use self::ledger::Ledger;
 use self::shared::SharedWriter;
 use crate::common::mount::Mount;
+use crate::crash::noise;
 use crate::crash::random::state::State;
 use crate::crash::random::writer::Writer;
 use crate::crash::random::{Random, seed, setting};
@@ -30,6 +31,10 @@ const BOTH: &str = "projects/both/";
 const SIDES: [&str; 2] = ["left", "right"];
 /// Between two operations of a program, at most.
 const PAUSE_MILLIS: u64 = 60;
+/// Longer than what goes with one PUT.
+const LARGE_BYTES: usize = 17_000_000;
+/// Between two saves of a large file, at most.
+const LARGE_PAUSE_MILLIS: u64 = 10_000;
 /// How long the two may take to agree once nothing goes wrong any more. A tombstone waits three
 /// minutes for a write that may still land.
 const SETTLED_WITHIN: Duration = Duration::from_secs(300);
@@ -92,6 +97,7 @@ struct Done {
     shared: AtomicU64,
     failed: AtomicU64,
     read: AtomicU64,
+    large: AtomicU64,
 }
 
 /// Lets all programs work while everything goes wrong.
@@ -116,6 +122,8 @@ fn work(
             let mut shared = SharedWriter::new(side, folder, seeds.below(u64::MAX), ledger);
             scope.spawn(move || shared_work(&mut shared, &mut seeds, done_ref, stopping_ref));
             scope.spawn(move || read_others(mount, reads, done_ref, stopping_ref));
+            let large = next();
+            scope.spawn(move || save_large(mount, side, large, done_ref, ledger, stopping_ref));
         }
         scope.spawn(move || weather::blow(model, &mut winds, stopping_ref));
         let end = Instant::now() + Duration::from_secs(seconds);
@@ -160,7 +168,8 @@ fn shared_work(writer: &mut SharedWriter, pauses: &mut Random, done: &Done, stop
     }
 }
 
-/// Reads somebody else's objects: whatever goes wrong, no read shows anything but one version.
+/// Reads somebody else's objects, and empties the cache now and then: whatever goes wrong, no read
+/// shows anything but one version.
 fn read_others(mount: &Mount, mut random: Random, done: &Done, stopping: &AtomicBool) {
     while !stopping.load(Ordering::Relaxed) {
         let key = weather::others_key(random.below(weather::OTHERS));
@@ -172,7 +181,35 @@ fn read_others(mount: &Mount, mut random: Random, done: &Done, stopping: &Atomic
             Err(error) if shared::is_excused(&error) => {}
             Err(error) => panic!("{key}: {error}"),
         }
+        if random.below(100) == 0 {
+            mount.remove_cache();
+        }
         std::thread::sleep(Duration::from_millis(random.below(4 * PAUSE_MILLIS)));
+    }
+}
+
+/// Saves a file again and again that goes in parts; its content is in no ETag, and so in the ledger
+/// of the names.
+fn save_large(
+    mount: &Mount,
+    side: &'static str,
+    mut random: Random,
+    done: &Done,
+    ledger: &Ledger,
+    stopping: &AtomicBool,
+) {
+    let key = format!("projects/large-{side}.wav");
+    while !stopping.load(Ordering::Relaxed) {
+        let bytes = noise(random.below(u64::MAX), LARGE_BYTES);
+        match fs::write(mount.path(&key), &bytes) {
+            Ok(()) => {
+                done.large.fetch_add(1, Ordering::Relaxed);
+                ledger.holds(&key, ledger::content(&bytes));
+            }
+            Err(error) if shared::is_excused(&error) => ledger.holds_something(&key),
+            Err(error) => panic!("{key}: {error}"),
+        }
+        weather::wait(random.below(LARGE_PAUSE_MILLIS), stopping);
     }
 }
 
@@ -225,6 +262,12 @@ fn compare(
             .map(|(key, bytes)| (key.clone(), bytes.clone()))
             .collect();
         differ(&wanted, &held).map_err(|it| format!("{folder} in the bucket: {it}"))?;
+    }
+    for (key, wanted) in ledger.held() {
+        let found = objects.get(&key).map(|bytes| ledger::content(bytes));
+        if found.as_ref() != Some(&wanted) {
+            return Err(format!("{key} holds {found:?} and not {wanted}"));
+        }
     }
     let found = ledger.compare(model, BOTH)?;
     println!("{found}");

@@ -36,6 +36,8 @@ struct Entries {
     /// What somebody saw, and replaced or removed.
     superseded: BTreeSet<Content>,
     replaced: Vec<Replaced>,
+    /// What a key of one side alone must hold.
+    held: BTreeMap<String, Content>,
 }
 
 /// What all writers have done.
@@ -95,6 +97,21 @@ impl Ledger {
             by,
             ended_at: SystemTime::now(),
         });
+    }
+
+    /// A key that only one side writes holds this.
+    pub(super) fn holds(&self, key: &str, content: Content) {
+        self.0.lock().held.insert(key.to_owned(), content);
+    }
+
+    /// A key that only one side writes holds what nobody acknowledged.
+    pub(super) fn holds_something(&self, key: &str) {
+        self.0.lock().held.remove(key);
+    }
+
+    /// Returns what keys of one side must hold.
+    pub(super) fn held(&self) -> BTreeMap<String, Content> {
+        self.0.lock().held.clone()
     }
 
     /// Says what is lost, or how everything was accounted for.

@@ -195,14 +195,20 @@ pub(super) fn blow(model: &R2Model, random: &mut Random, stopping: &AtomicBool) 
             }
             _ => {
                 let bytes = others_bytes(random.below(u64::MAX));
-                model.put(&others_key(random.below(OTHERS)), bytes);
+                let key = others_key(random.below(OTHERS));
+                match random.below(4) {
+                    // The file is what is stored, in whatever coding.
+                    0 => model.put_encoded(&key, bytes, "something else", "gzip"),
+                    _ => model.put(&key, bytes),
+                }
             }
         }
     }
     model.set_connections(Connections::Serve);
 }
 
-fn wait(millis: u64, stopping: &AtomicBool) {
+/// Waits, unless it is to stop.
+pub(super) fn wait(millis: u64, stopping: &AtomicBool) {
     let end = Instant::now() + Duration::from_millis(millis);
     while Instant::now() < end && !stopping.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(10));
