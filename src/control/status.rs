@@ -47,6 +47,9 @@ pub struct Report {
     /// The staged files that no record names; null if there are none.
     #[serde(default)]
     pub orphans: Option<OrphanStatus>,
+    /// Keys of objects that cannot be shown as files, a hundred at most.
+    #[serde(default)]
+    pub hidden: Vec<String>,
     /// What the bucket's trash held when it was last looked at; null before that.
     #[serde(default)]
     pub trash: Option<TrashStatus>,
@@ -216,7 +219,8 @@ mod tests {
                 "held": 0,
                 "oldest_seconds": null, "done": 0, "paused": false},
             "reads": {"requests": 0, "passthrough_opens": 0},
-            "open_files": 0, "conflicts": 0, "orphans": null, "trash": null, "alerts": [],
+            "open_files": 0, "conflicts": 0, "orphans": null, "hidden": [], "trash": null,
+            "alerts": [],
             "operations": {"class_a": 0, "class_b": 0, "free": 0, "usd_per_month": 0.0},
         });
         assert_eq!(json, expected);

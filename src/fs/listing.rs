@@ -332,6 +332,7 @@ impl Fs {
         }
         let mut listing = names(path, &objects, &prefixes, begun, complete);
         listing.remaining = self.remaining_folders(path, &listing.folders).await?;
+        self.hidden.note(path, &listing.hidden);
         let save = || self.cache.save_listing(path, &objects, &prefixes);
         self.merge(ino, path, listing, save);
         Ok(())
@@ -498,6 +499,7 @@ fn names(
     let mut listing = Listing {
         files: Vec::new(),
         folders: Vec::new(),
+        hidden: Vec::new(),
         marker: None,
         remaining: HashSet::new(),
         complete,
@@ -506,7 +508,11 @@ fn names(
     for object in objects {
         let key = object.version.key.as_str();
         if key == path {
-            listing.marker = Some(object.version.etag.clone());
+            match object.size {
+                0 => listing.marker = Some(object.version.etag.clone()),
+                // Not ours to remove with the folder.
+                _ => listing.hidden.push(key.to_owned()),
+            }
             continue;
         }
         match key.strip_prefix(path) {
@@ -515,7 +521,7 @@ fn names(
                     .files
                     .push((name.to_owned(), Listed::from_object(object, begun)));
             }
-            _ => log::debug!("{key:?} cannot be shown as a file"),
+            _ => listing.hidden.push(key.to_owned()),
         }
     }
     for prefix in prefixes {
@@ -524,9 +530,17 @@ fn names(
             .and_then(|rest| rest.strip_suffix('/'))
         {
             Some(name) if name::is_showable(name) => listing.folders.push(name.to_owned()),
-            _ => log::debug!("{prefix:?} cannot be shown as a folder"),
+            _ => listing.hidden.push(prefix.clone()),
         }
     }
+    // A folder wins the name over an object.
+    let folders: HashSet<_> = listing.folders.iter().map(|name| fold(name)).collect();
+    let covered = listing
+        .files
+        .iter()
+        .filter(|(name, _)| folders.contains(&fold(name)));
+    let covered = covered.map(|(_, listed)| listed.version.key.as_str().to_owned());
+    listing.hidden.extend(covered.collect::<Vec<_>>());
     listing
 }
 

@@ -20,6 +20,7 @@ mod expiry;
 mod folder;
 mod handle;
 mod held;
+mod hidden;
 mod inode;
 mod link;
 mod listing;
@@ -147,6 +148,7 @@ pub struct Fs {
     staging: Arc<Staging>,
     local_copies: Option<LocalCopies>,
     held: held::Held,
+    hidden: hidden::Hidden,
     open_files: snapshot::OpenFiles,
     clock: SharedClock,
     runtime: Runtime,
@@ -210,6 +212,7 @@ impl Fs {
             staging: parts.staging,
             local_copies: parts.local_copies,
             held: held::Held::default(),
+            hidden: hidden::Hidden::default(),
             open_files: snapshot::OpenFiles::default(),
             clock: parts.clock,
             runtime: parts.runtime,

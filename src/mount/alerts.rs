@@ -74,6 +74,10 @@ impl Alerts {
                 let files = orphans.files;
                 format!("{files} staged files have no name: voicebeatfs queue orphans, queue adopt")
             }),
+            report.hidden.first().map(|first| {
+                let count = report.hidden.len();
+                format!("{count} keys in the bucket cannot be shown as files, such as {first:?}")
+            }),
             report
                 .failure
                 .as_ref()

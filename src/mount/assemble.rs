@@ -345,6 +345,7 @@ impl StatusSource for Running {
             open_files: files.unsealed,
             conflicts: self.staging.journal().conflicts().len() as u64,
             orphans: queue::orphan_status(&self.fs, self.staging.dir()),
+            hidden: self.fs.hidden_keys(),
             trash: self.fs.trash_size().map(undo::trash_status),
             operations: OperationsStatus {
                 class_a: counts.class_a,

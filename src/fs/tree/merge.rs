@@ -15,6 +15,8 @@ pub(in crate::fs) struct Listing {
     pub(in crate::fs) files: Vec<(String, Listed)>,
     /// Folders by name.
     pub(in crate::fs) folders: Vec<String>,
+    /// Keys in it that no name can stand for.
+    pub(in crate::fs) hidden: Vec<String>,
     /// The marker's tag.
     pub(in crate::fs) marker: Option<ETag>,
     /// Of the folders, by folded name, those that hold more than what is deleted here.
@@ -270,6 +272,7 @@ mod tests {
         Listing {
             files: vec![("a".into(), listed)],
             folders: Vec::new(),
+            hidden: Vec::new(),
             marker: None,
             remaining: HashSet::new(),
             complete: origin == Origin::Primary,

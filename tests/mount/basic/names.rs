@@ -227,3 +227,61 @@ fn what_cannot_be_a_name_is_refused_before_anything_is_written() {
         .collect();
     assert_eq!(files.len(), 2, "{files:?}");
 }
+
+#[test]
+fn what_no_name_can_stand_for_is_told_in_the_status() {
+    let model = R2Model::start();
+    let long = format!("layers/{}", "l".repeat(300));
+    let hidden = [
+        "layers//slashes",
+        "layers/./dot",
+        "layers/../dots",
+        "layers/folder",
+        "layers/folder/",
+        &long,
+    ];
+    for key in hidden {
+        model.put(key, format!("of {key}"));
+    }
+    model.put("layers/folder/inside", "inside");
+    model.put("layers/plain", "plain");
+    let mount = Mount::of(&model);
+    let names = |path: &str| {
+        let names = fs::read_dir(mount.path(path)).unwrap();
+        let names: BTreeSet<_> = names.map(|name| name.unwrap().file_name()).collect();
+        names.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(names("layers"), ["folder", "plain"]);
+    assert_eq!(names("layers/folder"), ["inside"]);
+    assert_eq!(
+        fs::read(mount.path("layers/folder/inside")).unwrap(),
+        b"inside"
+    );
+    let status = mount.status();
+    let told: BTreeSet<&str> = status["hidden"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| key.as_str().unwrap())
+        .collect();
+    let expected = [
+        "layers//",
+        "layers/./",
+        "layers/../",
+        "layers/folder",
+        "layers/folder/",
+        &long,
+    ];
+    assert_eq!(told, BTreeSet::from(expected));
+    let alerts = status["alerts"].to_string();
+    assert!(
+        alerts.contains("6 keys in the bucket cannot be shown"),
+        "{alerts}"
+    );
+    fs::remove_dir_all(mount.path("layers/folder")).unwrap();
+    fs::remove_file(mount.path("layers/plain")).unwrap();
+    mount.wait_uploaded();
+    for key in hidden {
+        assert!(model.get(key).is_some(), "{key} is gone");
+    }
+}
