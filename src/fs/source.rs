@@ -7,7 +7,7 @@ use super::Fs;
 use super::attr::{Ino, Kind};
 use super::inode::Inode;
 use crate::error::FsError;
-use crate::staging::{Change, JournalResult, Record};
+use crate::staging::{Change, Confirmed, JournalResult, Record};
 use crate::store::Key;
 
 impl Fs {
@@ -63,7 +63,10 @@ impl Fs {
     /// The new name goes, or shows again what the bucket has under it.
     fn undo_rename(&self, record: &Record, inode: &Inode) -> JournalResult<bool> {
         let _changes = self.changes.lock();
-        self.journal().withdraw(&record.key, record.seq)?;
+        if self.journal().withdraw(&record.key, record.seq)? != Confirmed::Done {
+            // A program has written to it meanwhile: its bytes are here now, and go up from here.
+            return Ok(true);
+        }
         log::warn!(
             "{} is not there any more: what it was renamed from was changed or deleted by someone \
              else, and its former bytes are not here",
