@@ -40,6 +40,20 @@ pub fn recover(copy: &Path) -> Result<(), RecoverError> {
     connection.close().map_err(|(_, error)| error.into())
 }
 
+/// Looks whether a database of ours is whole, without changing it. Nobody else may use it meanwhile.
+///
+/// # Errors
+/// It is damaged, or no database.
+pub fn check(path: &Path) -> Result<(), RecoverError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    let said = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))?;
+    match said.as_str() {
+        "ok" => Ok(()),
+        _ => Err(RecoverError(said)),
+    }
+}
+
 fn is_damage(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error_code();
     matches!(

@@ -11,7 +11,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("main", "cli config mount error"),
     (
         "cli",
-        "config mount catalog fuse uploader control fs cache staging error store disk clock",
+        "config mount catalog fuse uploader control fs cache staging error store sqlite disk clock",
     ),
     (
         "mount",

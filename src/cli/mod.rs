@@ -4,7 +4,9 @@
 //! exit code: 0 done, 1 failed, 2 wrong use or settings.
 
 pub mod catalog;
+pub mod completions;
 pub mod conflicts;
+pub mod doctor;
 mod find;
 pub mod fstab;
 pub mod mount;
@@ -66,6 +68,12 @@ pub enum Command {
     Refresh(refresh::RefreshArgs),
     /// Checks the settings, and that the bucket can be reached with them.
     Validate,
+    /// Looks at everything a mount rests on, and says what to do about what is wrong.
+    Doctor(doctor::DoctorArgs),
+    /// Prints completions for a shell.
+    Completions(completions::CompletionsArgs),
+    /// Prints the manual page.
+    Man,
     /// Indexes the local sample library.
     Catalog(catalog::CatalogArgs),
 }
@@ -119,6 +127,9 @@ fn run_command(opts: Opts) -> Result<(), Failure> {
         Command::Share(args) => share::run(&args, opts.env_file),
         Command::Refresh(args) => refresh::run(&args, opts.env_file),
         Command::Validate => validate::run(opts.env_file),
+        Command::Doctor(args) => doctor::run(&args, opts.env_file),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man => completions::run_man(),
         Command::Catalog(args) => catalog::run(&args, opts.env_file),
     }
 }

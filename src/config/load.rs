@@ -145,14 +145,14 @@ impl Config {
 
 /// The text of a setting and where it was given.
 #[derive(Debug, Clone)]
-struct Given {
-    text: String,
-    origin: Origin,
+pub(super) struct Given {
+    pub(super) text: String,
+    pub(super) origin: Origin,
 }
 
 /// Reads one setting after the other. A wrong one leaves a problem behind and an empty value in
 /// its place, so that one pass finds all problems; the values are dropped if there was any.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     inputs: &'a Inputs,
     given: HashMap<&'static str, Given>,
     /// The env file that was read, if there is one, and its folder.
@@ -165,7 +165,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(inputs: &'a Inputs) -> Self {
+    pub(super) fn new(inputs: &'a Inputs) -> Self {
         let mut reader = Self {
             inputs,
             given: HashMap::new(),
@@ -260,7 +260,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Returns the setting, its text and where that came from, the default included.
-    fn text(&self, name: &str) -> (&'static Setting, Option<Given>) {
+    pub(super) fn text(&self, name: &str) -> (&'static Setting, Option<Given>) {
         let setting = Setting::find(name).expect("every setting that is read is in the table");
         let default = || {
             let text = setting.default?.to_string();

@@ -5,6 +5,7 @@
 //! problems are collected and reported together. Nothing outside reads a setting from the
 //! environment.
 
+mod effective;
 mod env_file;
 mod error;
 mod load;
@@ -21,6 +22,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use effective::Effective;
 pub use error::{ConfigError, Origin, Problem};
 pub use load::{Inputs, SYSTEM_ENV_FILE};
 pub use mount_options::{Access, MountOptions, OptionError, Ownership};

@@ -174,7 +174,32 @@ impl Mount {
 
     /// Runs a command of the binary.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
-        self.command().args(args).output().unwrap()
+        let output = self.command().args(args).output().unwrap();
+        for said in [&output.stdout, &output.stderr] {
+            self.check_no_secret(&args.join(" "), &String::from_utf8_lossy(said));
+        }
+        output
+    }
+
+    /// Every test of the suite that mounts or runs a command looks whether a secret is told.
+    fn check_no_secret(&self, whose: &str, text: &str) {
+        for (name, value) in &self.settings {
+            // The short ones that some tests give are words of the language.
+            let is_secret = name == "R2_SECRET_ACCESS_KEY" && value.len() >= 16;
+            assert!(
+                !(is_secret && text.contains(value.as_str())),
+                "{whose} tells {name}:\n{text}"
+            );
+        }
+    }
+
+    /// The same for what everybody on the machine sees of the process, and for its log.
+    fn check_process_and_log(&self) {
+        if let Some(daemon) = &self.daemon {
+            let cmdline = fs::read(format!("/proc/{}/cmdline", daemon.id())).unwrap_or_default();
+            self.check_no_secret("the command line", &String::from_utf8_lossy(&cmdline));
+        }
+        self.check_no_secret("the log", &self.log());
     }
 
     /// The mount point.
@@ -310,6 +335,8 @@ impl Drop for Mount {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- log of the mount\n{}", self.log());
+        } else {
+            self.check_process_and_log();
         }
         self.watchdog = None;
         detach(&self.root());

@@ -420,9 +420,17 @@ fn no_secret_is_told_anywhere() {
             &["status", "--json"],
             &["queue"],
             &["conflicts"],
+            &["trash"],
+            &["refresh"],
+            &["doctor", "--json", "--bundle", "bundle"],
+            &["fstab", "mnt"],
         ] {
             said += &run(&mount, args).1;
         }
+        said += &fs::read_to_string(mount.beside("bundle")).unwrap();
+        // A link has to name the session that it was signed in, and is printed on demand alone.
+        let link = run(&mount, &["share", "segments/theirs.wav"]).1;
+        assert!(link.contains("X-Amz-Signature") && !link.contains(SECRET));
         let pid = mount.status()["pid"].clone();
         for shown in ["cmdline", "environ", "comm"] {
             let bytes = fs::read(format!("/proc/{pid}/{shown}")).unwrap();
@@ -442,6 +450,7 @@ fn no_secret_is_told_anywhere() {
         let log = fs::read_to_string(mount.beside("session.log")).unwrap();
         assert!(log.contains("Uploaded layers/ours.wav to R2"), "{log}");
         assert!(log.contains("DEBUG"), "{log}");
+        assert!(!log.contains("X-Amz-Signature"), "a link is in the log");
         said += &log;
         for canary in [SECRET, SESSION] {
             let at = said.find(canary);

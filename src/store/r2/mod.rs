@@ -9,6 +9,7 @@ mod limit;
 mod list;
 mod presign;
 mod read;
+mod rights;
 
 use std::collections::BTreeMap;
 use std::fmt;

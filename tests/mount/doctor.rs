@@ -1,0 +1,162 @@
+//! `voicebeatfs doctor`: what it finds, what it says to do, and what it never shows.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use r2_model::{Permission, R2Model, Token};
+use serde_json::Value;
+
+use crate::common::mount::{Mount, model_settings};
+
+/// Returns the findings as `level about text -> advice`, and the exit code.
+fn findings(mount: &Mount) -> (Vec<String>, Option<i32>) {
+    let output = mount.run(&["doctor", "--json"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told: Value = serde_json::from_slice(&output.stdout).expect(&said);
+    let list = told["findings"].as_array().unwrap().iter();
+    let line = |finding: &Value| {
+        let text = |name: &str| finding[name].as_str().unwrap_or("-").to_owned();
+        format!(
+            "{} {} {} -> {}",
+            text("level"),
+            text("about"),
+            text("text"),
+            text("advice")
+        )
+    };
+    (list.map(line).collect(), output.status.code())
+}
+
+#[track_caller]
+fn found(findings: &[String], beginning: &str, part: &str) {
+    let is_it = |line: &String| line.starts_with(beginning) && line.contains(part);
+    assert!(
+        findings.iter().any(is_it),
+        "{beginning} … {part}: {findings:#?}"
+    );
+}
+
+#[test]
+fn a_mount_in_order_is_said_to_be_and_every_setting_shown_with_its_origin() {
+    let model = R2Model::start();
+    let mount = Mount::of(&model);
+    let (list, code) = findings(&mount);
+    let problems = list.iter().filter(|line| line.starts_with("problem"));
+    let problems: Vec<&String> = problems.collect();
+    assert_eq!(code, Some(i32::from(!problems.is_empty())), "{list:#?}");
+    // Other tests leave dead mounts for a moment.
+    let ours = problems
+        .iter()
+        .find(|line| !line.starts_with("problem mount"));
+    assert_eq!(ours, None);
+    found(&list, "good kernel", "Linux ");
+    found(&list, "good fuse", "/dev/fuse can be opened");
+    found(&list, "good staging", "is there and private");
+    found(&list, "good staging", "a sync takes");
+    found(&list, "good bucket", "voicebeat-audio at http://");
+    found(&list, "good rights", "list, read, write");
+    found(&list, "good mount", "answers and is online");
+    let output = mount.run(&["doctor"]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    let env = mount.env_file();
+    for part in [
+        &format!("  R2_BUCKET_NAME=voicebeat-audio  ({}:", env.display())[..],
+        "  R2_SECRET_ACCESS_KEY=***  (",
+        "  CACHE_TTL_HOURS=24  (default)",
+        &format!("  CACHE_DIR={}  (default)", mount.beside("cache").display()),
+    ] {
+        assert!(told.contains(part), "\"{part}\" is not in:\n{told}");
+    }
+    assert!(!told.contains(model.secret_key()) && !told.contains(model.access_key()));
+    let nothing_left = fs::read_dir(mount.beside("staging")).unwrap().all(|entry| {
+        !entry
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .starts_with(".doctor")
+    });
+    assert!(nothing_left);
+    assert_eq!(mount.run(&["doctor", "--nope"]).status.code(), Some(2));
+}
+
+#[test]
+fn what_is_wrong_is_named_with_what_to_do() {
+    let model = R2Model::start();
+    model.add_token(Token::new(
+        "admin-key",
+        "admin-secret-of-this-test",
+        Permission::AdminReadWrite,
+    ));
+    let mut mount = Mount::prepare(&[]);
+    for (name, value) in model_settings(&model) {
+        mount.set(&name, &value);
+    }
+    mount.set("R2_ACCESS_KEY_ID", "admin-key");
+    mount.set("R2_SECRET_ACCESS_KEY", "admin-secret-of-this-test");
+    mount.write_env_file();
+    fs::set_permissions(mount.env_file(), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::create_dir(mount.beside("staging")).unwrap();
+    fs::set_permissions(mount.beside("staging"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(mount.beside("staging/journal.db"), [7; 8192]).unwrap();
+    let (list, code) = findings(&mount);
+    assert_eq!(code, Some(1));
+    found(&list, "warning settings", "may be read by others");
+    found(&list, "warning staging", "chmod 700");
+    found(
+        &list,
+        "problem staging the journal is damaged",
+        "keep STAGING_DIR",
+    );
+    found(
+        &list,
+        "warning rights the token may do more",
+        "make one with Object Read & Write",
+    );
+    found(&list, "good cache", "will be made by the first mount");
+
+    model.revoke("admin-key");
+    let (list, _) = findings(&mount);
+    found(&list, "problem bucket", "access key");
+    mount.set("CACHE_TTL_HOURS", "0");
+    mount.write_env_file();
+    let (list, code) = findings(&mount);
+    assert_eq!(code, Some(1));
+    found(&list, "problem settings", "CACHE_TTL_HOURS is \"0\"");
+}
+
+#[test]
+fn a_bundle_has_what_a_report_needs_and_no_secret() {
+    let model = R2Model::start();
+    let mut mount = Mount::prepare(&[]);
+    for (name, value) in model_settings(&model) {
+        mount.set(&name, &value);
+    }
+    mount.set("LOG_FILE", "bundle.log");
+    let logged = format!("somebody has put {} here\n", model.secret_key());
+    fs::write(mount.beside("bundle.log"), logged).unwrap();
+    mount.mount();
+    let file = mount.beside("bundle.json");
+    let args = ["doctor", "--bundle", file.to_str().unwrap()];
+    let output = mount.run(&args);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("look through it"));
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(!text.contains(model.secret_key()) && !text.contains(model.access_key()));
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(told["log"][0], "somebody has put *** here");
+    let mounts = told["mounts"].as_array().unwrap();
+    let root = mount.root();
+    assert!(
+        mounts
+            .iter()
+            .any(|one| one["mountpoint"] == root.to_str().unwrap())
+    );
+    assert!(told["diagnosis"]["findings"].as_array().unwrap().len() > 10);
+    let again = mount.run(&args);
+    assert_eq!(again.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(said.contains("bundle.json: File exists"), "{said}");
+}
