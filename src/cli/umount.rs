@@ -10,8 +10,8 @@ use super::{Failure, complain, find};
 use crate::control::client::{Client, ClientError};
 use crate::control::registry;
 use crate::control::{Progress, RefusalCode};
-use crate::mount::mountinfo;
-use crate::mount::unmount;
+use crate::mount::mountinfo::{self, MountEntry};
+use crate::mount::{dead, unmount};
 
 /// How long the process may take to end once its mount is gone. It then goes on by itself.
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -30,13 +30,18 @@ pub struct UmountArgs {
 
 /// Runs `voicebeatfs umount`.
 pub fn run(args: &UmountArgs) -> Result<(), Failure> {
-    let mountpoint = check_mounted(&args.mountpoint)?;
+    let entry = check_mounted(&args.mountpoint)?;
+    let mountpoint = entry.mountpoint.clone();
     let record = find::record_at(&mountpoint);
     if let Some(limit) = args.wait {
         let staging_dir = record.as_ref().map(|record| record.staging_dir.as_path());
         wait_for_queue(&mountpoint, staging_dir, limit.unwrap_or(Duration::MAX))?;
     }
-    unmount::unmount(&mountpoint).map_err(|error| Failure::Failed(error.to_string()))?;
+    let unmounted = match dead::is_dead(&entry) {
+        true => unmount::abort(&mountpoint, &entry.device),
+        false => unmount::unmount(&mountpoint),
+    };
+    unmounted.map_err(|error| Failure::Failed(error.to_string()))?;
     if let Some(record) = record
         && !registry::wait_until_ended(record.pid, END_LIMIT)
     {
@@ -49,14 +54,14 @@ pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check_mounted(path: &Path) -> Result<PathBuf, Failure> {
+fn check_mounted(path: &Path) -> Result<MountEntry, Failure> {
     let shown = path.display();
     let failed = |reason: String| Failure::Failed(format!("{shown} {reason}"));
     let mountpoint =
         mountinfo::resolve_mountpoint(path).map_err(|error| failed(format!("({error})")))?;
     let top = mountinfo::top_at(&mountpoint).map_err(|error| failed(format!("({error})")))?;
     match top {
-        Some(entry) if entry.is_ours() => Ok(mountpoint),
+        Some(entry) if entry.is_ours() => Ok(entry),
         Some(entry) => Err(failed(format!(
             "is a mount of type {}, not of voicebeatfs: use umount(8)",
             entry.filesystem_type

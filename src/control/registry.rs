@@ -35,6 +35,9 @@ pub struct Record {
     pub mountpoint: PathBuf,
     /// The directory that holds its socket.
     pub staging_dir: PathBuf,
+    /// The device number of the mount, by which its remains are told from another mount there.
+    #[serde(default)]
+    pub device: String,
 }
 
 /// The directories that records are kept in.
@@ -93,8 +96,13 @@ impl Registry {
         }
     }
 
-    /// Records a mount of this process, and removes the records of processes that have died.
-    pub fn register(&self, record: &Record) -> io::Result<Registration> {
+    /// Records a mount of this process, and removes the records of processes that have died, but
+    /// for those whose mount still `lies` there.
+    pub fn register(
+        &self,
+        record: &Record,
+        lies: impl Fn(&Record) -> bool,
+    ) -> io::Result<Registration> {
         let missing = || io::Error::new(io::ErrorKind::NotFound, "XDG_RUNTIME_DIR is not set");
         let own = self.own.as_ref().ok_or_else(missing)?;
         DirBuilder::new().recursive(true).mode(0o700).create(own)?;
@@ -105,7 +113,7 @@ impl Registry {
             ));
         }
         for (path, record) in self.records_in(own) {
-            if !is_alive(record.pid) {
+            if !is_alive(record.pid) && !lies(&record) {
                 let _ = fs::remove_file(path);
             }
         }
@@ -125,14 +133,25 @@ impl Registry {
 
     /// Returns the mounts whose process lives, as far as this user may know.
     pub fn running(&self) -> Vec<Record> {
+        self.records()
+            .filter(|record| is_alive(record.pid))
+            .collect()
+    }
+
+    /// Returns the processes that have recorded the mount with that device number, alive or dead.
+    pub fn owners(&self, mountpoint: &Path, device: &str) -> Vec<u32> {
+        self.records()
+            .filter(|record| record.mountpoint == mountpoint && record.device == device)
+            .map(|record| record.pid)
+            .collect()
+    }
+
+    fn records(&self) -> impl Iterator<Item = Record> {
         let records = self
             .all
             .iter()
             .flat_map(|directory| self.records_in(directory));
-        records
-            .map(|(_, record)| record)
-            .filter(|record| is_alive(record.pid))
-            .collect()
+        records.map(|(_, record)| record)
     }
 
     fn records_in(&self, directory: &Path) -> Vec<(PathBuf, Record)> {
@@ -179,8 +198,9 @@ pub fn wait_until_ended(pid: u32, limit: Duration) -> bool {
 }
 
 /// Returns whether the process runs. One that has ended but was not yet waited for by its parent
-/// does not: in a container, the first process may never wait for it.
-fn is_alive(pid: u32) -> bool {
+/// does not: in a container, the first process may never wait for it. Nor does one that was killed
+/// and of which a thread is left in the kernel.
+pub fn is_alive(pid: u32) -> bool {
     let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else {
         return false;
     };
@@ -201,6 +221,7 @@ mod tests {
             pid,
             mountpoint: "/mnt/a".into(),
             staging_dir: "/staging".into(),
+            device: "0:41".into(),
         }
     }
 
@@ -210,7 +231,7 @@ mod tests {
         let registry = Registry::in_directory(&folder.path().join("run"));
         assert_eq!(registry.running(), []);
         let own = record(std::process::id());
-        let registration = registry.register(&own).unwrap();
+        let registration = registry.register(&own, |_| false).unwrap();
         assert_eq!(registry.running(), std::slice::from_ref(&own));
         drop(registration);
         assert_eq!(registry.running(), []);
@@ -224,7 +245,14 @@ mod tests {
         let dead = folder.path().join("dead.json");
         fs::write(&dead, serde_json::to_string(&record(1 << 30)).unwrap()).unwrap();
         assert_eq!(registry.running(), []);
-        let _own = registry.register(&record(std::process::id())).unwrap();
+        let own = record(std::process::id());
+        let register = |lies: bool| registry.register(&own, |_| lies).unwrap();
+        let owners = |device| registry.owners(Path::new("/mnt/a"), device);
+        assert_eq!(owners("0:41"), [1 << 30]);
+        assert!(owners("0:42").is_empty());
+        drop(register(true));
+        assert!(dead.exists());
+        drop(register(false));
         assert!(!dead.exists());
     }
 

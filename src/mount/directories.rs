@@ -12,6 +12,7 @@ use super::lock::{Holder, Lock, LockError};
 use super::supervise::{LINGER_LIMIT, RUNTIME_LIMIT, STOP_LIMIT};
 use crate::config::{Backend, Config};
 use crate::control::client::Client;
+use crate::control::registry;
 use crate::disk;
 
 /// How long a mount that has unmounted may take to end once it is asked to: its own limits, and a
@@ -79,6 +80,8 @@ pub(super) fn lock(staging_dir: &Path, mountpoint: &Path) -> Result<Lock, MountE
         };
         let (may_end, limit) = match &holder {
             Some(Holder { draining: true, .. }) => (true, DRAINING_LIMIT),
+            // Its last thread may still be on its way out of the kernel.
+            Some(holder) if !registry::is_alive(holder.pid) => (true, DRAINING_LIMIT),
             Some(holder) => (!super::is_mounted(&holder.mountpoint), UNCLEAR_LIMIT),
             None => (true, UNCLEAR_LIMIT),
         };

@@ -8,6 +8,7 @@ mod alerts;
 mod assemble;
 mod bucket;
 pub mod daemon;
+pub mod dead;
 mod directories;
 mod error;
 pub mod lock;

@@ -92,6 +92,8 @@ fn unescape(field: &[u8]) -> OsString {
 /// Returns `path` absolute and with symbolic links resolved, but without asking what is mounted
 /// at its end, which may be dead: only the folder that it lies in is looked at.
 pub fn resolve_mountpoint(path: &Path) -> io::Result<PathBuf> {
+    // A slash or a dot at the end would make the kernel look at what is mounted there.
+    let path: PathBuf = path.components().collect();
     if let Ok(real) = path.canonicalize() {
         return Ok(real);
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::MountError;
+use super::dead;
 use super::mountinfo::{self, MountEntry};
 use super::unmount;
 
@@ -15,13 +16,21 @@ const MAX_DEAD_MOUNTS: usize = 8;
 /// absolute and without symbolic links.
 pub fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     for _ in 0..MAX_DEAD_MOUNTS {
+        // Before the folder itself is looked at, which may never answer.
+        if let Some(entry) = ours_at(path) {
+            if !dead::is_dead(&entry) {
+                return check_free(path);
+            }
+            let cleared = unmount::abort(&entry.mountpoint, &entry.device);
+            cleared.map_err(|error| not_cleared(path, error.to_string()))?;
+            continue;
+        }
         match fs::metadata(path) {
             Ok(metadata) if !metadata.is_dir() => {
                 return Err(MountError::MountpointNotFolder(path.into()));
             }
-            Ok(_) if is_dead_mount_of_ours(path) => clear_dead(path)?,
             Ok(_) => return check_free(path),
-            Err(error) if is_dead(&error) => clear_dead(path)?,
+            Err(error) if dead::is_without_process(&error) => return Err(not_ours(path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(MountError::MountpointMissing(path.into()));
             }
@@ -53,42 +62,32 @@ fn check_free(path: &Path) -> Result<PathBuf, MountError> {
     }
 }
 
-/// For a while the kernel knows the root's attributes without asking; the free space it always asks
-/// for. Only our own mounts are asked: another's may take its time.
-fn is_dead_mount_of_ours(path: &Path) -> bool {
-    let ours = path
-        .canonicalize()
-        .and_then(|mountpoint| mountinfo::top_at(&mountpoint))
-        .is_ok_and(|top| top.is_some_and(|entry| entry.is_ours()));
-    ours && rustix::fs::statvfs(path).is_err_and(|error| is_dead(&error.into()))
+/// Returns the mount of ours that is on top at `path`.
+fn ours_at(path: &Path) -> Option<MountEntry> {
+    let mountpoint = mountinfo::resolve_mountpoint(path).ok()?;
+    let top = mountinfo::top_at(&mountpoint).ok()?;
+    top.filter(MountEntry::is_ours)
 }
 
-/// Whether nobody answers any more, or whoever did went while we asked.
-fn is_dead(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOTCONN | libc::ECONNABORTED)
-    )
-}
-
-fn clear_dead(path: &Path) -> Result<(), MountError> {
-    let failed = |reason: String| MountError::DeadMount {
+fn not_cleared(path: &Path, reason: String) -> MountError {
+    MountError::DeadMount {
         mountpoint: path.into(),
         reason,
-    };
-    let mountpoint =
-        mountinfo::resolve_mountpoint(path).map_err(|error| failed(error.to_string()))?;
-    let top = mountinfo::top_at(&mountpoint).map_err(|error| failed(error.to_string()))?;
-    match top {
-        Some(entry) if entry.is_ours() => {
-            unmount::detach(&mountpoint).map_err(|error| failed(error.to_string()))
-        }
-        Some(entry) => Err(failed(format!(
+    }
+}
+
+/// Says why a dead mount is not cleared that is not one of ours.
+fn not_ours(path: &Path) -> MountError {
+    let top = mountinfo::resolve_mountpoint(path).and_then(|path| mountinfo::top_at(&path));
+    let reason = match top {
+        Ok(Some(entry)) => format!(
             "it belongs to another file system ({})",
             entry.filesystem_type
-        ))),
-        None => Err(failed("it lies above this folder".into())),
-    }
+        ),
+        Ok(None) => "it lies above this folder".into(),
+        Err(error) => error.to_string(),
+    };
+    not_cleared(path, reason)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::error::MountError;
 use super::log::Log;
 use super::signals::Signals;
 use super::supervise::{MountPlace, Running};
-use super::{Assemble, Request, Service, directories, mountinfo, mountpoint, notify};
+use super::{Assemble, Request, Service, directories, mountinfo, mountpoint, notify, unmount};
 use crate::config::{Access, Backend, Config, MountOptions};
 use crate::control::MountIdentity;
 use crate::control::exposition::Exposition;
@@ -197,9 +197,11 @@ fn register(config: &Config, place: &MountPlace) -> Option<crate::control::regis
         pid: std::process::id(),
         mountpoint: place.mountpoint.clone(),
         staging_dir: config.staging_dir.clone(),
+        device: place.device.clone(),
     };
+    let lies = |dead: &Record| !unmount::is_gone(&dead.mountpoint, &dead.device);
     Registry::of_this_user()
-        .register(&record)
+        .register(&record, lies)
         .inspect_err(|error| log::info!("commands find this mount by its settings only: {error}"))
         .ok()
 }

@@ -59,6 +59,22 @@ pub fn detach(mountpoint: &Path) -> Result<(), UnmountError> {
     run(mountpoint, UnmountFlags::DETACH, &["-u", "-z"])
 }
 
+/// Takes a mount away whose process has died, and ends its connection: whoever still waits in it, or
+/// for it, comes free. Never for one that lives.
+pub fn abort(mountpoint: &Path, device: &str) -> Result<(), UnmountError> {
+    let number = device.rsplit(':').next().unwrap_or_default();
+    let switch = format!("/sys/fs/fuse/connections/{number}/abort");
+    if let Err(error) = std::fs::write(&switch, "1") {
+        // Root needs it not, for whom the unmount itself does so.
+        log::debug!("{switch}: {error}");
+    }
+    run(
+        mountpoint,
+        UnmountFlags::DETACH | UnmountFlags::FORCE,
+        &["-u", "-z"],
+    )
+}
+
 /// Returns whether the mount with that device number is gone from `mountpoint`. Without knowledge
 /// it counts as being there.
 pub fn is_gone(mountpoint: &Path, device: &str) -> bool {

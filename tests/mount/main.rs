@@ -9,6 +9,7 @@ mod burst;
 mod cli;
 mod conflict;
 mod crash;
+mod dead;
 mod doctor;
 mod drain;
 mod faults;
