@@ -169,7 +169,22 @@ fn leave_no_core() {
     }
 }
 
+/// The allocator keeps what is freed apart for each of some groups of threads. With one group the
+/// buffers of a fast download serve all threads (measured: `docs/performance.md`).
+#[cfg(target_env = "gnu")]
+fn limit_arenas() {
+    const ARENAS: libc::c_int = 1;
+    // SAFETY: it only sets a number that later threads go by.
+    if unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) } == 0 {
+        log::debug!("the allocator's arenas stay as they are");
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn limit_arenas() {}
+
 fn build_runtime() -> Result<Runtime, MountError> {
+    limit_arenas();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .thread_name("runtime")
