@@ -37,8 +37,8 @@ const MAX_PARTS: u64 = 10_000;
 
 impl Operation {
     /// Copies a version to a key, under a condition and with headers of its own or those of the
-    /// source, whatever its size; where that is not known, the store finds it too large for one
-    /// request. A source that is another version by now is [`StoreError::SourceChanged`]. Ends with
+    /// source, whatever its size; where that is not known, or R2's limit is lower than we think (it
+    /// does not document one for copies), the store finds it too large for one request. A source that is another version by now is [`StoreError::SourceChanged`]. Ends with
     /// [`Stop::Changed`] if the record changes meanwhile.
     pub(super) async fn copy_version(
         &mut self,
@@ -51,7 +51,7 @@ impl Operation {
         if in_one {
             let copied = self.sender.store.copy(request.clone()).await;
             match self.hear(copied) {
-                Err(StoreError::TooLarge(_)) if size.is_none() => {}
+                Err(StoreError::TooLarge(_)) => {}
                 copied => return Ok(copied?),
             }
         }

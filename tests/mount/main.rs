@@ -14,6 +14,7 @@ mod doctor;
 mod drain;
 mod faults;
 mod fight;
+mod large;
 mod metrics;
 mod open_for_hours;
 mod orphans;

@@ -134,6 +134,7 @@ impl Builder {
             state: Mutex::new(State {
                 buckets: names.map(|name| (name, Bucket::default())).collect(),
                 rules: self.rules,
+                streams: Vec::new(),
             }),
             tokens: Mutex::new([vec![default], self.tokens].concat()),
             log: Mutex::new(Log::default()),
@@ -248,6 +249,19 @@ impl R2Model {
     /// See [`OtherClient::put_generated_behind`].
     pub fn put_generated_behind(&self, key: &str, head: impl Into<Bytes>, size: u64) {
         self.other.put_generated_behind(key, head, size);
+    }
+
+    /// From now on, what clients send of the stream of `key` (see
+    /// [`generated_bytes`](crate::generated_bytes)) is compared with it as it arrives and takes no
+    /// memory, whatever the key of the object. A body that differs is kept as it is.
+    pub fn receive_generated(&self, key: &str) {
+        self.model.state.lock().streams.push(key.into());
+    }
+
+    /// Whether an object holds the first `size` bytes of the stream of `stream`, received as such
+    /// or copied.
+    pub fn holds_generated(&self, key: &str, stream: &str, size: u64) -> bool {
+        self.other.holds_generated(key, stream, size)
     }
 
     /// See [`OtherClient::put_encoded`].

@@ -123,6 +123,17 @@ impl OtherClient {
         self.find(key, |_| Bytes::new())
     }
 
+    /// See [`R2Model::holds_generated`](crate::R2Model::holds_generated).
+    pub(crate) fn holds_generated(&self, key: &str, stream: &str, size: u64) -> bool {
+        let key = Self::key(key);
+        self.with_bucket(|bucket| {
+            let object = bucket.get(&key);
+            object.is_ok_and(|object| {
+                object.content.len() == size && object.content.is_window(stream, 0)
+            })
+        })
+    }
+
     /// Deletes the object and returns whether there was one.
     pub fn delete(&self, key: &str) -> bool {
         let key = Self::key(key);

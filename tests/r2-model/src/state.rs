@@ -1,6 +1,7 @@
 //! The buckets: every change is one call under one lock, so conditions and commits are atomic.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -19,6 +20,8 @@ use crate::upload::Upload;
 pub(crate) struct State {
     pub(crate) buckets: BTreeMap<String, Bucket>,
     pub(crate) rules: Rules,
+    /// Streams of which what is received is kept as a window, without its bytes.
+    pub(crate) streams: Vec<Arc<str>>,
 }
 
 /// What may differ between tests.

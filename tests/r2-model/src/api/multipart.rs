@@ -47,8 +47,13 @@ pub(super) fn create(state: &Mutex<State>, request: &Request) -> R2Result<Answer
 pub(super) fn upload_part(state: &Mutex<State>, request: &Request) -> R2Result<Answer> {
     let number = part_number(request)?;
     let md5 = integrity::check(request)?;
-    state.lock().rules.check_length(request.body.len() as u64)?;
-    let part = Part::new(Content::Bytes(request.body.clone()), md5);
+    let streams = {
+        let state = state.lock();
+        state.rules.check_length(request.body.len() as u64)?;
+        state.streams.clone()
+    };
+    // Not under the lock, since it may take long.
+    let part = Part::new(Content::received(&request.body, &streams), md5);
     let mut answer = Answer::empty(200);
     answer.set("etag", &format!("\"{}\"", part.etag()));
     keep(state, request, number, part)?;

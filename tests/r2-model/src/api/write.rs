@@ -34,7 +34,8 @@ pub(super) fn put(state: &Mutex<State>, request: &Request) -> R2Result<Answer> {
     let md5 = integrity::check(request)?;
     let conditions = conditions(request, "")?;
     let etag = hex::encode(md5);
-    let content = Content::Bytes(request.body.clone());
+    let streams = state.lock().streams.clone();
+    let content = Content::received(&request.body, &streams);
     let length = content.len();
     let object = Stored::new(content, etag.clone(), attributes);
     let mut state = state.lock();
