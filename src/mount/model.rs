@@ -313,9 +313,9 @@ fn single(step: &Step) -> Vec<Step> {
 }
 
 proptest! {
-    // A case is seconds of work: a fiftieth of what PROPTEST_CASES says, 6 without it.
+    // A case is seconds of work: a hundredth of what PROPTEST_CASES says, 3 without it.
     #![proptest_config(ProptestConfig {
-        cases: ProptestConfig::default().cases.div_ceil(50),
+        cases: ProptestConfig::default().cases.div_ceil(100),
         max_shrink_iters: 400,
         ..ProptestConfig::default()
     })]

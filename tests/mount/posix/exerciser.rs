@@ -47,6 +47,8 @@ fn exercise(settings: &[(&str, &str)], beside_reader: bool) {
 /// Runs fsx on a mount; `beside_reader`: with a reader that passes through, if that can be.
 fn exercise_once(seed: u64, settings: &[(&str, &str)], beside_reader: bool) {
     let operations = setting("FSX_OPERATIONS", OPERATIONS);
+    // Before anything runs that would have to be stopped.
+    let fsx = tool("fsx");
     println!("FSX_SEED={seed} FSX_OPERATIONS={operations}");
     let model = R2Model::start();
     model.put("layers/x", noise(seed, 300_000));
@@ -74,7 +76,7 @@ fn exercise_once(seed: u64, settings: &[(&str, &str)], beside_reader: bool) {
                 mount.remove_cache();
             }
         });
-        let output = Command::new(tool("fsx"))
+        let output = Command::new(fsx)
             .args([
                 "-q",
                 "-N",
