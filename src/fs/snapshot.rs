@@ -156,7 +156,12 @@ impl Fs {
     /// taken until [`Fs::protect`] has ended.
     pub(super) fn look_at_open_files(&self) -> Vec<(FileId, Arc<Inode>)> {
         self.staging.forget_outdated_snapshots();
-        let found = self.find_open_files();
+        let open = self.open_records();
+        let files: Vec<FileId> = open.iter().map(|(_, file)| *file).collect();
+        let found = open.into_iter();
+        let found: Vec<Found> = found
+            .filter_map(|(key, file)| self.find(key, file))
+            .collect();
         let (now, options) = (self.clock.instant(), &self.options.snapshots);
         let mut watches = self.open_files.watches.lock();
         let mut former = std::mem::take(&mut *watches);
@@ -180,10 +185,17 @@ impl Fs {
                 due.push((found.file, found.inode));
             }
         }
+        // One that is being renamed has its record under the new name already, and is not found there.
+        for file in files {
+            if let Some(watch) = former.remove(&file) {
+                watches.insert(file, watch);
+            }
+        }
         due
     }
 
-    fn find_open_files(&self) -> Vec<Found> {
+    /// Returns the files that are open, with the keys of their records.
+    fn open_records(&self) -> Vec<(Key, FileId)> {
         let mut open = Vec::new();
         self.journal().visit(|record| {
             if let Change::Put {
@@ -196,10 +208,7 @@ impl Fs {
                 open.push((record.key.clone(), *file));
             }
         });
-        let found = open.into_iter();
-        found
-            .filter_map(|(key, file)| self.find(key, file))
-            .collect()
+        open
     }
 
     fn find(&self, key: Key, file: FileId) -> Option<Found> {

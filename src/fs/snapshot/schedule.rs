@@ -84,7 +84,10 @@ impl Watch {
         if self.key != *key {
             // Under its new name the bucket does not have it, and may soon not have the old one.
             self.key = key.clone();
-            if self.protected_at.take().is_some() {
+            // One on its way counts: it may have arrived, and is not told to have once the name is
+            // another.
+            let is_sent = matches!(self.step, Step::Sending { .. });
+            if self.protected_at.take().is_some() || is_sent {
                 self.is_urgent = true;
                 self.unprotected_since.get_or_insert(now);
             }
@@ -307,6 +310,20 @@ mod tests {
         bench.send(51);
         bench.arrive(50, 60);
         assert!(!bench.is_due(100), "that was another one");
+    }
+
+    #[test]
+    fn a_file_that_is_renamed_while_it_is_sent_goes_at_once_under_its_new_name() {
+        let mut bench = Bench::new(false);
+        bench.change(10);
+        bench.send(40);
+        let (stamp, now) = (bench.stamp(), bench.at(41));
+        bench.watch.see(&key("b"), stamp, now);
+        bench.watch.lost();
+        bench.changes += 1;
+        let (stamp, now) = (bench.stamp(), bench.at(42));
+        bench.watch.see(&key("b"), stamp, now);
+        assert!(bench.is_due(42), "not by being quiet");
     }
 
     #[test]
