@@ -317,6 +317,22 @@ impl Tree {
         self.nodes.remove(&ino);
     }
 
+    fn insert_name(
+        &mut self,
+        parent: Ino,
+        name: &str,
+        inode: &Inode,
+        now: Instant,
+    ) -> Option<Place> {
+        let entry = Entry {
+            spelling: name.into(),
+            ino: inode.ino,
+            kind: inode.kind,
+            listed: None,
+        };
+        self.insert_entry(parent, name, entry, now)
+    }
+
     /// Adds or replaces the name of a file or a special node. What stood there loses its name.
     pub(super) fn insert_file(
         &mut self,
@@ -325,13 +341,7 @@ impl Tree {
         inode: &Arc<Inode>,
         now: Instant,
     ) {
-        let entry = Entry {
-            spelling: name.into(),
-            ino: inode.ino,
-            kind: inode.kind,
-            listed: None,
-        };
-        let place = self.insert_entry(parent, name, entry, now);
+        let place = self.insert_name(parent, name, inode, now);
         if let Some(node) = self.nodes.get_mut(&inode.ino) {
             node.place = place;
             return;

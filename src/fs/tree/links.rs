@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::super::attr::Ino;
 use super::super::inode::Inode;
 use super::super::name::fold;
-use super::{Entry, Place, Tree};
+use super::{Place, Tree};
 use crate::store::Key;
 
 impl Tree {
@@ -18,13 +18,7 @@ impl Tree {
         inode: &Arc<Inode>,
         now: Instant,
     ) {
-        let entry = Entry {
-            spelling: name.into(),
-            ino: inode.ino,
-            kind: inode.kind,
-            listed: None,
-        };
-        let place = self.insert_entry(parent, name, entry, now);
+        let place = self.insert_name(parent, name, inode, now);
         if let Some(node) = self.nodes.get_mut(&inode.ino) {
             node.links.extend(place);
         }

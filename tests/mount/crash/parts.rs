@@ -12,21 +12,25 @@ use crate::common::mount::DEADLINE;
 const SIZE: usize = 41_000_000;
 const PARTS: usize = 5;
 
+/// How many parts of the one upload that is open are in the bucket.
+fn parts_held(model: &R2Model) -> usize {
+    let open = model.open_uploads();
+    open.first().map_or(0, |open| open.parts.len())
+}
+
+fn wait_for_parts(model: &R2Model, mount: &Mount, count: usize) {
+    let end = Instant::now() + DEADLINE;
+    while parts_held(model) < count {
+        assert!(Instant::now() < end, "no parts in time\n{}", mount.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Writes a file and kills the mount when some of its parts are in the bucket, and not all. Returns
 /// what is there.
 fn kill_in_the_middle(model: &R2Model, mount: &mut Mount) -> UploadInfo {
     fs::write(mount.path("layers/long.wav"), noise(9, SIZE)).unwrap();
-    let end = Instant::now() + DEADLINE;
-    let held = || {
-        model
-            .open_uploads()
-            .first()
-            .map_or(0, |open| open.parts.len())
-    };
-    while held() < 2 {
-        assert!(Instant::now() < end, "no parts in time\n{}", mount.log());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_parts(model, mount, 2);
     mount.kill();
     // The kernel may still carry away what the process had given it.
     model.cut_connections();
@@ -95,19 +99,9 @@ fn an_unmount_keeps_what_is_sent_and_the_next_mount_goes_on() {
     let model = R2Model::start();
     let mut mount = Mount::with(&model, &[("UPLOAD_MAX_BYTES_PER_SECOND", "2MB")]);
     fs::write(mount.path("layers/long.wav"), noise(9, SIZE)).unwrap();
-    let end = Instant::now() + DEADLINE;
-    let held = || {
-        model
-            .open_uploads()
-            .first()
-            .map_or(0, |open| open.parts.len())
-    };
-    while held() == 0 {
-        assert!(Instant::now() < end, "no parts in time\n{}", mount.log());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_parts(&model, &mount, 1);
     mount.unmount();
-    let before = held();
+    let before = parts_held(&model);
     assert!((1..PARTS).contains(&before), "{before} parts");
     model.clear_requests();
     mount.set("UPLOAD_MAX_BYTES_PER_SECOND", "0");
