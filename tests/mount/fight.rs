@@ -21,10 +21,12 @@ use crate::common::mount::Mount;
 use crate::crash::noise;
 use crate::crash::random::state::State;
 use crate::crash::random::writer::Writer;
-use crate::crash::random::{Random, seed, setting};
+use crate::crash::random::{Random, setting};
 
 /// How long the short form goes wrong.
 const SECONDS: u64 = 20;
+/// The same faults at the same calls each time, unless another seed is asked for.
+const SEED: u64 = 480_079_132;
 /// The folder that both sides work in.
 const BOTH: &str = "projects/both/";
 /// The two sides, and the access keys by which the model tells them apart.
@@ -41,7 +43,10 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(300);
 
 #[test]
 fn two_mounts_under_all_faults_agree_and_lose_nothing() {
-    fight(seed(), setting("FIGHT_SECONDS", SECONDS));
+    fight(
+        setting("CRASH_SEED", SEED),
+        setting("FIGHT_SECONDS", SECONDS),
+    );
 }
 
 fn fight(seed: u64, seconds: u64) {
