@@ -91,6 +91,10 @@ pub(super) fn assemble(
         concurrency: config.upload_concurrency,
         limit_bytes_per_second: config.upload_bytes_per_second,
         trash_collections: config.trash_collections.clone(),
+        destination: match &config.backend {
+            Backend::R2(_) => "R2".to_owned(),
+            Backend::Local { output_dir } => output_dir.display().to_string(),
+        },
         ..UploadOptions::default()
     };
     let sharing = match &config.backend {
