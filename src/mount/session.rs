@@ -69,8 +69,9 @@ pub(super) fn start<F: fuser::Filesystem>(
         .map_err(|error| refused(&mountpoint, &request.options, error))?;
     parts.service.mounted(session.notifier(), session.as_fd());
     let place = place(mountpoint)?;
-    let session_end = run_session(session)?;
+    // Before anybody is answered: whoever finds this mount dead looks for its process in the record.
     let registration = register(config, &place);
+    let session_end = run_session(session)?;
     log::info!(
         "{} mounted on {}",
         config.source(),

@@ -69,7 +69,8 @@ impl OtherClient {
     }
 
     /// Writes an object of any size that takes no memory; see
-    /// [`generated_bytes`](crate::generated_bytes).
+    /// [`generated_bytes`](crate::generated_bytes). Its tag is one of an upload by parts, which
+    /// promises no hash of the content.
     pub fn put_generated(&self, key: &str, size: u64) {
         self.put_generated_behind(key, Bytes::new(), size);
     }
@@ -79,7 +80,7 @@ impl OtherClient {
     pub fn put_generated_behind(&self, key: &str, head: impl Into<Bytes>, size: u64) {
         let head = head.into();
         let seed = format!("{key}\n{size}\n{}", hex::encode(Md5::digest(&head)));
-        let etag = hex::encode(Md5::digest(seed));
+        let etag = format!("{}-1", hex::encode(Md5::digest(seed)));
         let generated = Content::Generated {
             key: key.into(),
             offset: 0,
