@@ -10,7 +10,7 @@ use super::inode::{Content, Inode, Staged, State, Writer};
 use super::open::OpenFlags;
 use super::{Created, Fs, folder, name};
 use crate::error::{FsError, FsResult};
-use crate::staging::{Change, Deleted, Edit, PutState, StagedFile};
+use crate::staging::{Change, Edit, PutState, StagedFile};
 use crate::store::attributes::FileAttributes;
 use crate::store::{Key, Origin};
 
@@ -185,43 +185,12 @@ impl Fs {
         };
         let key = self.tree.lock().key_of(parent, name);
         let key = key.ok_or(FsError::NotFound)?;
+        self.expand_file(&inode)?;
         let mut edits = self.vacated(&key, &inode)?;
         self.hold_burst(&mut edits)?;
         self.apply(edits)?;
         self.tree.lock().remove(parent, name, self.clock.instant());
         self.touch_inodes([Some(&inode)]);
-        self.touch_folder(parent);
-        Ok(())
-    }
-
-    /// Removes an empty folder.
-    pub async fn rmdir(self: &Arc<Self>, parent: Ino, name: &OsStr) -> FsResult<()> {
-        if let Some((local, parent)) = self.local_parent(parent, name)? {
-            return local.rmdir(parent, name);
-        }
-        let name = name.to_str().ok_or(FsError::NotFound)?;
-        self.load_dir(parent)?;
-        let ino = self.folder_named(parent, name)?;
-        // Only a listing proves that it is empty.
-        let path = self.load_dir(ino)?;
-        self.freshen(ino, &path).await?;
-        let _changes = self.changes.lock();
-        let tree = self.tree.lock();
-        let dir = tree.dir(ino).ok_or(FsError::NotFound)?;
-        if !dir.is_empty() || !self.journal().local_names_below(&path).is_empty() {
-            return Err(FsError::NotEmpty);
-        }
-        if dir.listed_at.is_none() {
-            return Err(FsError::DeadlineExceeded);
-        }
-        let marker = dir.marker.clone();
-        let key = tree.key(ino).ok_or(FsError::NotFound)?;
-        drop(tree);
-        let edit = self.marker_removal(&key, marker, Deleted::here(0));
-        let mut edits = vec![edit, folder::forget(key)];
-        self.hold_burst(&mut edits)?;
-        self.apply(edits)?;
-        self.tree.lock().remove(parent, name, self.clock.instant());
         self.touch_folder(parent);
         Ok(())
     }
@@ -292,6 +261,7 @@ impl Fs {
             gid: change.gid,
         };
         if !same && let Some(key) = key {
+            self.expand_file(inode)?;
             self.record_attributes(inode, key, meta.to_attributes(), &set)?;
         }
         let mut state = inode.state.lock();
@@ -379,7 +349,7 @@ impl Fs {
             .tree
             .lock()
             .dir(inode.ino)
-            .and_then(|dir| dir.marker.clone());
+            .and_then(|dir| dir.marker(&key));
         let mut edits = vec![folder::keep(key.clone(), attributes.clone())];
         if record.is_some() || marker.is_some() {
             edits.push(Edit::Set {

@@ -29,9 +29,7 @@ impl Fs {
     ) -> JournalResult<Confirmed> {
         let _changes = self.changes.lock();
         // Before the journal forgets it: what a start finds must show the change either way.
-        self.tree
-            .lock()
-            .note_change(record.key.as_str(), self.clock.instant());
+        self.note_change(record);
         self.amend_listings(record, now_holds.as_ref());
         let version = now_holds.clone().map(|etag| ObjectVersion {
             key: record.key.clone(),
@@ -73,6 +71,25 @@ impl Fs {
             self.show_confirmed(record, version);
         }
         Ok(confirmed)
+    }
+
+    /// Notes that what the bucket holds under a key has been changed from here: a listing that was
+    /// begun before does not count for it.
+    fn note_change(&self, record: &Record) {
+        let key = &record.key;
+        let now = self.clock.instant();
+        let moves = self.journal().moves();
+        if moves.covers(key) {
+            // Sent before its folder was renamed.
+            let gone = record.base.clone().map(|etag| ObjectVersion {
+                key: key.folded(),
+                etag,
+            });
+            self.settled.lock().extend(gone);
+            let shown = moves.shown_at(key.as_str());
+            self.tree.lock().note_change(&shown, now);
+        }
+        self.tree.lock().note_change(key.as_str(), now);
     }
 
     /// A delete found somebody else's version in the bucket: it stays and shows again.
@@ -172,7 +189,7 @@ impl Fs {
                 return;
             };
             if let Some(dir) = tree.dir_mut(entry.ino) {
-                dir.marker = Some(version.etag);
+                dir.note_marker(version);
                 return;
             }
             // A renamed file that the kernel forgot is still known by its old key.

@@ -53,6 +53,12 @@ impl Fs {
         }
     }
 
+    /// Returns the attributes that are kept for a folder; `key` ends in `/`.
+    pub(super) fn folder_attributes(&self, key: &Key) -> FileAttributes {
+        let kept = self.journal().attributes(&version(key.clone()));
+        kept.unwrap_or_default()
+    }
+
     /// A folder's own times move when a name in it changes. They are not worth a commit each: what
     /// is lost with a killed process is less than a second of them.
     pub(super) fn touch_folder(&self, ino: Ino) {

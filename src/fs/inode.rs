@@ -252,6 +252,19 @@ impl Drop for Writing<'_> {
 }
 
 impl Inode {
+    /// Returns the object whose bytes a file shows, as far as it is known; `None` if they are not in
+    /// the bucket.
+    pub(super) fn listed_object(&self) -> Option<ListedObject> {
+        let state = self.state.lock();
+        let remote = state.remote()?;
+        Some(ListedObject {
+            version: remote.version.clone(),
+            size: state.meta.size,
+            last_modified: state.meta.mtime,
+            origin: remote.origin,
+        })
+    }
+
     /// Returns the attributes as the kernel is told them.
     pub(super) fn attr(&self) -> Attr {
         self.attr_of(&self.state.lock())

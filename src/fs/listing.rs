@@ -1,6 +1,6 @@
 //! Keeping a folder's names: from the saved listing, the journal, and the bucket.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,16 @@ use tokio::sync::watch;
 use super::Fs;
 use super::attr::{Ino, Kind};
 use super::inode::{Content, Inode, Listed, Meta, Remote, Staged, State, Writer};
-use super::name::{self, fold};
-use super::tree::{Listing, Tree};
-use crate::cache::SavedListing;
+use super::lower::{Part, Parts};
+use super::name::fold;
+use super::tree::Tree;
 use crate::error::{FsError, FsResult};
-use crate::staging::{Change, Record};
+use crate::staging::{Change, Lower, Moves, Record};
 use crate::store::attributes::FileAttributes;
-use crate::store::{
-    Key, ListPage, ListRequest, ListedObject, ObjectInfo, ObjectVersion, Origin, StoreResult,
-};
+use crate::store::{Key, ListPage, ListRequest, ObjectInfo, ObjectVersion, Origin, StoreResult};
 
+/// How often a listing is made anew since its folder was renamed meanwhile.
+const RENAMED_AT_MOST: u32 = 8;
 /// How often a long listing lets others take the tree's lock, in names.
 const MERGE_LOG_NAMES: usize = 10_000;
 
@@ -45,20 +45,20 @@ impl Fs {
             path
         };
         let begun = self.clock.instant();
-        let mut saved = self.cache.load_listing(&path);
-        let emptied = self.emptied_folders(&path);
+        let lowers = self.journal().moves().lowers(&path);
+        let mut parts = self.saved_parts(&path, &lowers);
         let changes = self.changes.lock();
         let uploaded_at = self.tree.lock().dir(ino).and_then(|dir| dir.uploaded_at);
         if uploaded_at.is_some_and(|at| at >= begun) {
             // What was confirmed meanwhile is in neither: not yet in the listing that was read, and
             // not in the journal any more.
-            saved = self.cache.load_listing(&path);
+            parts = self.saved_parts(&path, &lowers);
         }
-        let listing = saved.map(|saved| self.listing_from_saved(&path, saved, begun));
         let records = self.journal().records_below(&path);
-        let locals = self.journal().local_names_below(&path);
         let mut tree = self.tree.lock();
-        if tree.path(ino).as_deref() != Some(&*path) {
+        if tree.path(ino).as_deref() != Some(&*path)
+            || self.journal().moves().lowers(&path) != lowers
+        {
             // Renamed meanwhile: all this is about another folder.
             drop((tree, changes));
             return self.load_dir(ino);
@@ -69,12 +69,12 @@ impl Fs {
         if std::mem::replace(&mut dir.loaded, true) {
             return Ok(path);
         }
-        if let Some(listing) = listing {
-            let own = own_names(&path, locals.iter().map(|name| &name.key));
-            tree.apply_listing(ino, listing, &own);
-        }
-        for name in emptied {
-            tree.remove(ino, &name, begun);
+        if let Some((parts, age)) = parts {
+            drop(tree);
+            let begun = begun.checked_sub(age).unwrap_or(begun);
+            let (listing, _) = self.assemble_listing(ino, &path, &parts, begun);
+            tree = self.tree.lock();
+            tree.apply_listing(ino, listing, &self.local_names_in(&path));
         }
         if let Err(error) = self.overlay(&mut tree, ino, &path, records) {
             if let Some(dir) = tree.dir_mut(ino) {
@@ -85,20 +85,50 @@ impl Fs {
         Ok(path)
     }
 
-    fn listing_from_saved(&self, path: &str, mut saved: SavedListing, begun: Instant) -> Listing {
-        if let Some(copies) = &self.local_copies {
-            // Hidden since it was saved.
-            saved.objects.retain(|object| {
-                object.origin == Origin::Primary || !copies.hidden.contains(&object.version.key)
+    /// Returns the saved listings of all prefixes that show in a folder, and the age of the oldest;
+    /// `None` if one is missing without which the folder is not whole.
+    fn saved_parts(&self, path: &str, lowers: &[Lower]) -> Option<(Parts, Duration)> {
+        let is_moved = lowers.iter().any(|lower| lower.since.is_some());
+        let (mut parts, mut oldest) = (Vec::new(), Duration::ZERO);
+        for lower in lowers {
+            let Some(mut saved) = self.cache.load_listing(&lower.prefix) else {
+                if lower.since.is_none() && is_moved {
+                    // It was put where none was, but what was uploaded there since is not known.
+                    parts.push(Part::unknown(lower.clone()));
+                    continue;
+                }
+                return None;
+            };
+            if let Some(copies) = &self.local_copies {
+                // Hidden since it was saved.
+                saved.objects.retain(|object| {
+                    object.origin == Origin::Primary || !copies.hidden.contains(&object.version.key)
+                });
+            }
+            let age = self.clock.now().duration_since(saved.saved_at);
+            oldest = oldest.max(age.unwrap_or_default());
+            let emptied = match lower.since {
+                None => self.emptied_folders(path),
+                Some(_) => Vec::new(),
+            };
+            parts.push(Part {
+                hollow: emptied
+                    .iter()
+                    .map(|name| format!("{path}{name}/"))
+                    .collect(),
+                lower: lower.clone(),
+                objects: saved.objects,
+                prefixes: saved.prefixes,
+                complete: true,
             });
         }
-        let age = self
-            .clock
-            .now()
-            .duration_since(saved.saved_at)
-            .unwrap_or(Duration::ZERO);
-        let begun = begun.checked_sub(age).unwrap_or(begun);
-        names(path, &saved.objects, &saved.prefixes, begun, true)
+        let parts = Parts {
+            parts,
+            aside: Vec::new(),
+            // Whether there is anything aside, only the bucket knows.
+            complete: self.journal().moves().elsewhere(path).is_empty(),
+        };
+        Some((parts, oldest))
     }
 
     /// Lays the journal's records over a folder: what is new, renamed or deleted here.
@@ -114,6 +144,8 @@ impl Fs {
         mut records: Vec<Record>,
     ) -> FsResult<()> {
         let now = self.clock.instant();
+        let moves = self.journal().moves();
+        let is_moved = moves.lowers(path).iter().any(|lower| lower.since.is_some());
         records.sort_by_key(|record| !matches!(record.change, Change::Delete(_)));
         for record in records {
             let key = record.key.as_str();
@@ -126,7 +158,7 @@ impl Fs {
                     let deleted = matches!(record.change, Change::Delete(_));
                     if !deleted {
                         tree.insert_folder(ino, name, now);
-                    } else if deeper.is_empty() {
+                    } else if deeper.is_empty() && !is_moved {
                         tree.remove(ino, name, now);
                     }
                 }
@@ -155,7 +187,11 @@ impl Fs {
         }
         let state = match &record.change {
             Change::Delete(_) => {
-                tree.remove(parent, name, now);
+                // The name may show an object that lies elsewhere.
+                let version = tree.version(parent, name);
+                if version.is_some_and(|shown| shown.key.folded() == record.key.folded()) {
+                    tree.remove(parent, name, now);
+                }
                 return Ok(());
             }
             Change::Folder { .. } => return Ok(()),
@@ -245,14 +281,14 @@ impl Fs {
         drop(running);
         let (fs, path) = (self.clone(), path.to_owned());
         self.runtime.spawn(async move {
-            let done = fs.list_folder(ino, &path).await;
+            let done = fs.list_folder(ino).await;
             match &done {
                 Err(error) if error.is_transient() => log::debug!("listing {path:?}: {error}"),
                 Err(error) => log::warn!("listing {path:?}: {error}"),
-                Ok(()) => {}
+                Ok(_) => {}
             }
             fs.listings.0.lock().remove(&ino);
-            let _ = sender.send(done.is_ok());
+            let _ = sender.send(done.unwrap_or(false));
         });
         receiver
     }
@@ -313,107 +349,76 @@ impl Fs {
         }
     }
 
-    async fn list_folder(self: &Arc<Self>, ino: Ino, path: &str) -> StoreResult<()> {
-        let begun = self.clock.instant();
-        let (mut objects, mut prefixes, mut complete) = (Vec::new(), Vec::new(), true);
-        let mut continuation = None;
-        loop {
-            let page = self.list_page(path, true, continuation).await?;
-            complete &= !page.incomplete;
-            objects.extend(page.objects);
-            prefixes.extend(page.prefixes);
-            continuation = page.next;
-            if continuation.is_none() {
-                break;
+    /// Lists a folder, anew if it was renamed meanwhile; false if it was removed, or renamed all the
+    /// time.
+    async fn list_folder(self: &Arc<Self>, ino: Ino) -> StoreResult<bool> {
+        for _ in 0..RENAMED_AT_MOST {
+            let Some(path) = self.tree.lock().path(ino) else {
+                return Ok(false);
+            };
+            let begun = self.clock.instant();
+            let moves = self.journal().moves();
+            let parts = self.list_parts(ino, &path, &moves).await?;
+            let objects: usize = parts.parts.iter().map(|part| part.objects.len()).sum();
+            if objects > MERGE_LOG_NAMES {
+                log::info!("listed {path:?}: {objects} objects");
+            }
+            if self.merge((ino, &path), &moves, &parts, begun) {
+                return Ok(true);
             }
         }
-        if objects.len() > MERGE_LOG_NAMES {
-            log::info!("listed {path:?}: {} objects", objects.len());
-        }
-        let mut listing = names(path, &objects, &prefixes, begun, complete);
-        listing.remaining = self.remaining_folders(path, &listing.folders).await?;
-        self.hidden.note(path, &listing.hidden);
-        let save = || self.cache.save_listing(path, &objects, &prefixes);
-        self.merge(ino, path, listing, save);
-        Ok(())
+        Ok(false)
     }
 
-    async fn list_page(
-        &self,
-        path: &str,
-        delimited: bool,
-        continuation: Option<String>,
-    ) -> StoreResult<ListPage> {
-        let request = ListRequest {
-            prefix: path.to_owned(),
-            delimited,
-            continuation,
-            max_keys: None,
-        };
+    pub(super) async fn list_page(&self, request: ListRequest) -> StoreResult<ListPage> {
         let page = self.store.list(request).await;
         self.note_result(&page);
         page
     }
 
-    /// Returns those of `folders`, all in `path`, of which the journal says only that objects in them
-    /// go, and which are not empty then. That the tree does not have such a folder may mean that it
-    /// was removed here, or that this process has only just found out about it.
-    async fn remaining_folders(
+    /// Lays listings under what is known; false if they are about another folder by now.
+    fn merge(
         &self,
-        path: &str,
-        folders: &[String],
-    ) -> StoreResult<HashSet<String>> {
-        let mut remaining = HashSet::new();
-        for name in folders {
-            let folder = format!("{path}{name}/");
-            let records = self.journal().records_below(&folder);
-            let deletes = |record: &Record| matches!(record.change, Change::Delete(_));
-            let is_known = || self.tree.lock().find(&folder).is_some();
-            if !records.is_empty() && records.iter().all(deletes) && !is_known() {
-                let deleted = records.iter().map(|record| record.key.folded()).collect();
-                if self.has_object_beside(&folder, &deleted).await? {
-                    remaining.insert(fold(name).into_owned());
-                }
-            }
-        }
-        Ok(remaining)
-    }
-
-    /// Whether the bucket holds something below `folder` beside these keys (folded).
-    async fn has_object_beside(&self, folder: &str, keys: &HashSet<Key>) -> StoreResult<bool> {
-        let mut continuation = None;
-        loop {
-            let page = self.list_page(folder, false, continuation).await?;
-            let is_other = |object: &ListedObject| !keys.contains(&object.version.key.folded());
-            if page.objects.iter().any(is_other) {
-                return Ok(true);
-            }
-            continuation = page.next;
-            if continuation.is_none() {
-                return Ok(false);
-            }
-        }
-    }
-
-    fn merge(&self, ino: Ino, path: &str, listing: Listing, save: impl FnOnce()) {
+        (ino, path): (Ino, &str),
+        moves: &Moves,
+        parts: &Parts,
+        begun: Instant,
+    ) -> bool {
         let _changes = self.changes.lock();
-        if self.tree.lock().path(ino).as_deref() != Some(path) {
-            // The folder was renamed or removed since: this is about another one.
-            return;
+        if self.tree.lock().path(ino).as_deref() != Some(path) || *self.journal().moves() != *moves
+        {
+            return false;
         }
         let uploaded_at = self.tree.lock().dir(ino).and_then(|dir| dir.uploaded_at);
-        // One that may lack a change of ours must not be found by the next start, when the journal
-        // does not speak of it any more; the one saved before has been amended.
-        if listing.complete && uploaded_at.is_none_or(|at| at < listing.begun) {
-            save();
-        }
-        let records = self.journal().records_below(path);
-        let locals = self.journal().local_names_below(path);
-        let keys = records.iter().map(|record| &record.key);
-        let mut own = own_names(path, keys.chain(locals.iter().map(|name| &name.key)));
-        own.retain(|name| !listing.remaining.contains(name));
+        let (listing, own) = self.assemble_listing(ino, path, parts, begun);
+        self.hidden.note(path, &listing.hidden);
         let stale = self.tree.lock().apply_listing(ino, listing, &own);
         self.tell_stale(stale);
+        // One that may lack a change of ours must not be found by the next start, when the journal
+        // does not speak of it any more; the one saved before has been amended.
+        if uploaded_at.is_none_or(|at| at < begun) {
+            for part in parts.parts.iter().filter(|part| part.complete) {
+                self.save_part(ino, part);
+            }
+        }
+        true
+    }
+
+    /// Saves a listing, without folders that were removed or renamed away here: nothing else would
+    /// say that what the bucket still has of them is about to go.
+    fn save_part(&self, ino: Ino, part: &Part) {
+        let prefix = &part.lower.prefix;
+        let kept: Vec<String> = {
+            let tree = self.tree.lock();
+            let dir = tree.dir(ino);
+            let shows = |folder: &&String| {
+                let name = below(folder, prefix).map(|name| name.trim_end_matches('/'));
+                dir.zip(name)
+                    .is_some_and(|(dir, name)| dir.entry(name).is_some())
+            };
+            part.prefixes.iter().filter(shows).cloned().collect()
+        };
+        self.cache.save_listing(prefix, &part.objects, &kept);
     }
 
     /// Takes over what an answer of the bucket told about an object beside its bytes.
@@ -434,8 +439,9 @@ impl Fs {
             }
         }
         let inode = {
+            let moves = self.journal().moves();
             let tree = self.tree.lock();
-            let found = tree.find(info.version.key.as_str());
+            let found = tree.find(&moves.shown_at(info.version.key.as_str()));
             found.and_then(|(_, entry)| tree.inode(entry.ino)).cloned()
         };
         let Some(inode) = inode else { return };
@@ -480,68 +486,6 @@ pub(super) fn below<'a>(key: &'a str, path: &str) -> Option<&'a str> {
     let depth = path.matches('/').count();
     let cut = key.match_indices('/').nth(depth.checked_sub(1)?)?.0 + 1;
     (fold(&key[..cut]) == fold(path) && cut < key.len()).then(|| &key[cut..])
-}
-
-/// Returns the names in a folder, folded, under which or below which a key of our own lies.
-fn own_names<'a>(path: &str, keys: impl Iterator<Item = &'a Key>) -> HashSet<String> {
-    keys.filter_map(|key| below(key.as_str(), path))
-        .map(|rest| fold(rest.split('/').next().unwrap_or(rest)).into_owned())
-        .collect()
-}
-
-fn names(
-    path: &str,
-    objects: &[ListedObject],
-    prefixes: &[String],
-    begun: Instant,
-    complete: bool,
-) -> Listing {
-    let mut listing = Listing {
-        files: Vec::new(),
-        folders: Vec::new(),
-        hidden: Vec::new(),
-        marker: None,
-        remaining: HashSet::new(),
-        complete,
-        begun,
-    };
-    for object in objects {
-        let key = object.version.key.as_str();
-        if key == path {
-            match object.size {
-                0 => listing.marker = Some(object.version.etag.clone()),
-                // Not ours to remove with the folder.
-                _ => listing.hidden.push(key.to_owned()),
-            }
-            continue;
-        }
-        match key.strip_prefix(path) {
-            Some(name) if name::is_showable(name) && !name.contains('/') => {
-                listing
-                    .files
-                    .push((name.to_owned(), Listed::from_object(object, begun)));
-            }
-            _ => listing.hidden.push(key.to_owned()),
-        }
-    }
-    for prefix in prefixes {
-        match prefix
-            .strip_prefix(path)
-            .and_then(|rest| rest.strip_suffix('/'))
-        {
-            Some(name) if name::is_showable(name) => listing.folders.push(name.to_owned()),
-            _ => listing.hidden.push(prefix.clone()),
-        }
-    }
-    // A folder wins the name over an object.
-    let folders: HashSet<_> = listing.folders.iter().map(|name| fold(name)).collect();
-    let covered = listing
-        .files
-        .iter()
-        .filter(|(name, _)| folders.contains(&fold(name)));
-    let covered = covered.map(|(_, listed)| listed.version.key.as_str().to_owned());
-    listing.hidden.extend(covered.collect::<Vec<_>>());
-    listing
 }
 
 /// A version with the key in the spelling that was asked for; used to look a file up.

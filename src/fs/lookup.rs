@@ -5,9 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attr::{Attr, Ino, Kind};
+use super::inode::Listed;
 use super::listing::listed_from_info;
-use super::{Fs, LOOKUP_DEADLINE, REFRESH_PATIENCE, name};
+use super::name::{self, fold};
+use super::{Fs, LOOKUP_DEADLINE, REFRESH_PATIENCE};
+use crate::cache::HeldObject;
 use crate::error::{FsError, FsResult};
+use crate::staging::{Lower, Moves};
 use crate::store::{Key, ListRequest, ReadCondition, StoreError};
 
 /// How long a look-up waits for a running refresh of an old listing before the old one counts.
@@ -96,17 +100,17 @@ impl Fs {
         name: &str,
     ) -> FsResult<Attr> {
         let key = name::key_in(path, name)?;
-        if self.is_removed_here(parent, &key, name) {
+        if self.is_removed_here(parent, path, &key, name) {
             return Err(FsError::NotFound);
         }
         if !self.is_reachable() {
-            return self.lookup_offline(parent, &key, name);
+            return self.lookup_offline(parent, path, name);
         }
         // The kernel holds the folder's lock meanwhile: only the one name is asked for, and the
         // whole listing comes behind.
         self.refresh(parent, path);
-        let asked = tokio::time::timeout(LOOKUP_DEADLINE, self.ask_for(&key)).await;
-        let asked = asked.unwrap_or_else(|_| {
+        let asked = tokio::time::timeout(LOOKUP_DEADLINE, self.ask_as_it_is(parent, path, name));
+        let asked = asked.await.unwrap_or_else(|_| {
             Err(StoreError::Unavailable {
                 message: "no answer".into(),
                 retry_after: None,
@@ -127,7 +131,7 @@ impl Fs {
             Ok(Found::Nothing) => {}
             Err(error) if error.is_transient() => {
                 log::debug!("looking up {key}: {error}");
-                return self.lookup_offline(parent, &key, name);
+                return self.lookup_offline(parent, path, name);
             }
             Err(error) => return Err(error.into()),
         }
@@ -136,7 +140,12 @@ impl Fs {
 
     /// Whether a name was removed or renamed away here and the bucket has yet to follow: what it
     /// still holds there is not to be seen.
-    fn is_removed_here(&self, parent: Ino, key: &Key, name: &str) -> bool {
+    fn is_removed_here(&self, parent: Ino, path: &str, key: &Key, name: &str) -> bool {
+        let moves = self.journal().moves();
+        if moves.lowers(path).iter().any(|lower| lower.since.is_some()) {
+            // What lies elsewhere may show there.
+            return false;
+        }
         if let Some(record) = self.journal().record(key) {
             return record.change.is_delete();
         }
@@ -148,50 +157,138 @@ impl Fs {
         changed && !self.journal().records_below(&format!("{key}/")).is_empty()
     }
 
-    async fn ask_for(&self, key: &Key) -> Result<Found, StoreError> {
-        let below = ListRequest {
-            prefix: format!("{key}/"),
-            delimited: false,
-            continuation: None,
-            max_keys: Some(1),
+    /// Asks until nothing of that name was confirmed meanwhile: what the bucket said before the last
+    /// delete, and the journal does not say any more, would bring back what has moved away.
+    async fn ask_as_it_is(&self, parent: Ino, path: &str, name: &str) -> Result<Found, StoreError> {
+        loop {
+            let begun = self.clock.instant();
+            let found = self.ask_for(parent, path, name).await?;
+            let is_settled = matches!(found, Found::Nothing) || {
+                let tree = self.tree.lock();
+                let dir = tree.dir(parent);
+                dir.is_none_or(|dir| dir.changed_at(name).is_none_or(|at| at < begun))
+            };
+            if is_settled {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn ask_for(&self, parent: Ino, path: &str, name: &str) -> Result<Found, StoreError> {
+        let moves = self.journal().moves();
+        let lowers = moves.lowers(path);
+        let asked = lowers
+            .iter()
+            .map(|lower| self.ask_lower(parent, path, lower, name));
+        let mut file = Found::Nothing;
+        for found in futures::future::try_join_all(asked).await? {
+            match found {
+                // A folder wins the name over an object, the folder's own prefix over another.
+                Found::Folder => return Ok(Found::Folder),
+                Found::File(_) if matches!(file, Found::Nothing) => file = found,
+                Found::File(_) | Found::Nothing => {}
+            }
+        }
+        for (_, source) in moves
+            .elsewhere(path)
+            .into_iter()
+            .filter(|(aside, _)| fold(aside) == fold(name))
+        {
+            if self.holds_anything(source.as_str()).await? {
+                return Ok(Found::Folder);
+            }
+        }
+        Ok(file)
+    }
+
+    /// Asks for a name below one of the prefixes that show in a folder.
+    async fn ask_lower(
+        &self,
+        parent: Ino,
+        path: &str,
+        lower: &Lower,
+        name: &str,
+    ) -> Result<Found, StoreError> {
+        let Some(key) = Key::new(&format!("{}{name}", lower.prefix)) else {
+            return Ok(Found::Nothing);
         };
+        let (shown, prefix) = (format!("{path}{name}/"), format!("{key}/"));
         let (head, below) = futures::join!(
-            self.store.head(key, ReadCondition::None),
-            self.store.list(below)
+            self.store.head(&key, ReadCondition::None),
+            self.is_folder_below(&shown, &prefix)
         );
-        if !below?.objects.is_empty() {
+        if below? {
             return Ok(Found::Folder);
         }
-        match head {
-            Ok(info) => Ok(Found::File(Box::new(info))),
-            Err(StoreError::NotFound) => Ok(Found::Nothing),
-            Err(error) => Err(error),
+        let info = match head {
+            Ok(info) => info,
+            Err(StoreError::NotFound) => return Ok(Found::Nothing),
+            Err(error) => return Err(error),
+        };
+        let known = self.tree.lock().version(parent, name);
+        let belongs = lower.since.is_none_or(|since| {
+            self.moves_along(&info.version, info.last_modified, since, known.as_ref())
+        });
+        match belongs && !self.is_spoken_for(&self.journal().moves(), &info.version) {
+            true => Ok(Found::File(Box::new(info))),
+            false => Ok(Found::Nothing),
+        }
+    }
+
+    /// Whether there is anything below a prefix that shows as the folder `path`.
+    async fn is_folder_below(&self, path: &str, prefix: &str) -> Result<bool, StoreError> {
+        if fold(&self.journal().moves().shown_at(prefix)) != fold(path) {
+            return Ok(false);
+        }
+        let request = ListRequest {
+            prefix: prefix.to_owned(),
+            max_keys: Some(1),
+            ..ListRequest::default()
+        };
+        let first = self.store.list(request).await?.objects.pop();
+        let moves = self.journal().moves();
+        match first {
+            // It may be all that is left, and about to go.
+            Some(object) if self.is_spoken_for(&moves, &object.version) => {
+                self.holds_anything(prefix).await
+            }
+            Some(_) => Ok(true),
+            None => Ok(false),
         }
     }
 
     /// The bucket does not answer: what is cached is served, what is not known is an error.
-    fn lookup_offline(&self, parent: Ino, key: &Key, name: &str) -> FsResult<Attr> {
+    fn lookup_offline(&self, parent: Ino, path: &str, name: &str) -> FsResult<Attr> {
         if let Some(attr) = self.lookup_known(parent, name) {
             return Ok(attr);
         }
-        let now = self.clock.instant();
-        let held = self.cache.held_below(key.as_str());
-        if let Some(held) = held.into_iter().find(|held| held.version.key == *key) {
-            let listed = super::inode::Listed {
-                version: held.version,
-                origin: Default::default(),
-                size: held.size,
-                last_modified: held.last_modified,
-                checked_at: now,
-            };
-            self.tree.lock().insert_listed(parent, name, listed);
-            return self.lookup_known(parent, name).ok_or(FsError::NotFound);
+        let moves = self.journal().moves();
+        let keys = moves.lowers(path).into_iter();
+        let keys = keys.filter_map(|lower| Key::new(&format!("{}{name}", lower.prefix)));
+        for key in keys {
+            let held = self.cache.held_below(key.as_str());
+            let held = held.into_iter().find(|held| held.version.key == key);
+            if let Some(held) = held.filter(|held| !self.is_spoken_for(&moves, &held.version)) {
+                let listed = self.listed_from_held(held);
+                self.tree.lock().insert_listed(parent, name, listed);
+                return self.lookup_known(parent, name).ok_or(FsError::NotFound);
+            }
         }
         Err(StoreError::Unavailable {
             message: "not reachable".into(),
             retry_after: None,
         }
         .into())
+    }
+
+    fn listed_from_held(&self, held: HeldObject) -> Listed {
+        Listed {
+            version: held.version,
+            origin: Default::default(),
+            size: held.size,
+            last_modified: held.last_modified,
+            checked_at: self.clock.instant(),
+        }
     }
 
     /// The kernel gives back lookups.
@@ -252,39 +349,47 @@ impl Fs {
 
     /// A folder that could not be listed shows what is in the cache, if there is anything.
     fn show_held(&self, ino: Ino, path: &str) -> FsResult<()> {
-        let now = self.clock.instant();
-        let mut tree = self.tree.lock();
-        for held in self.cache.held_below(path) {
-            let Some(rest) = held.version.key.as_str().strip_prefix(path) else {
-                continue;
-            };
-            let name = rest.split('/').next().unwrap_or(rest);
-            let is_known = tree.dir(ino).is_none_or(|dir| dir.entry(name).is_some());
-            let record = self.journal().record(&held.version.key);
-            if is_known || record.is_some_and(|record| record.change.is_delete()) {
-                continue;
-            }
-            match rest.split_once('/') {
-                Some((folder, _)) => {
-                    tree.insert_folder(ino, folder, now);
-                }
-                None => {
-                    let name = rest.to_owned();
-                    let listed = super::inode::Listed {
-                        version: held.version,
-                        origin: Default::default(),
-                        size: held.size,
-                        last_modified: held.last_modified,
-                        checked_at: now,
-                    };
-                    tree.insert_listed(ino, &name, listed);
-                }
+        let moves = self.journal().moves();
+        for lower in moves.lowers(path) {
+            for held in self.cache.held_below(&lower.prefix) {
+                self.show_held_object(&moves, (ino, path), &lower.prefix, held);
             }
         }
+        let tree = self.tree.lock();
         if tree.dir(ino).is_some_and(|dir| !dir.is_empty()) {
             return Ok(());
         }
         Err(FsError::DeadlineExceeded)
+    }
+
+    fn show_held_object(
+        &self,
+        moves: &Moves,
+        (ino, path): (Ino, &str),
+        prefix: &str,
+        held: HeldObject,
+    ) {
+        let Some(rest) = held.version.key.as_str().strip_prefix(prefix) else {
+            return;
+        };
+        let rest = rest.to_owned();
+        let name = rest.split('/').next().unwrap_or(&rest);
+        let shown = moves.shown_at(held.version.key.as_str());
+        let shows_here = fold(&shown) == fold(&format!("{path}{rest}"));
+        if !shows_here || self.is_spoken_for(moves, &held.version) {
+            return;
+        }
+        let listed = self.listed_from_held(held);
+        let mut tree = self.tree.lock();
+        if tree.dir(ino).is_none_or(|dir| dir.entry(name).is_some()) {
+            return;
+        }
+        match rest.contains('/') {
+            true => {
+                tree.insert_folder(ino, name, self.clock.instant());
+            }
+            false => tree.insert_listed(ino, name, listed),
+        }
     }
 }
 

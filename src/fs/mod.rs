@@ -16,6 +16,7 @@ mod confirm;
 mod conflict;
 mod data;
 mod directory;
+mod expand;
 mod expiry;
 mod folder;
 mod handle;
@@ -26,6 +27,8 @@ mod link;
 mod listing;
 pub mod local;
 mod lookup;
+mod lower;
+mod moved;
 mod name;
 mod open;
 mod orphans;
@@ -164,6 +167,11 @@ pub struct Fs {
     side: LocalTree,
     local_gates: Mutex<std::collections::HashMap<Ino, IoGate>>,
     listings: listing::Running,
+    /// Versions below folders on their way that were deleted or replaced while the folder was
+    /// renamed: a listing that was begun before may still show them.
+    settled: Mutex<HashSet<ObjectVersion>>,
+    /// How the work on folders that are on their way has failed, if it has.
+    expansion_failure: Mutex<Option<String>>,
     registrar: OnceLock<Arc<dyn Registrar>>,
     notes: OnceLock<std::sync::mpsc::Sender<KernelNote>>,
     last_failure: Mutex<Option<Instant>>,
@@ -224,6 +232,8 @@ impl Fs {
             closing: closing::Closing::default(),
             local_gates: Mutex::default(),
             listings: listing::Running::default(),
+            settled: Mutex::default(),
+            expansion_failure: Mutex::default(),
             registrar: OnceLock::new(),
             notes: OnceLock::new(),
             last_failure: Mutex::default(),

@@ -371,7 +371,9 @@ impl Fs {
             return Ok(None);
         }
         let staged = staged.clone();
+        // Under another name by now, it is not what the bucket holds there.
         if let Some(pristine) = &staged.pristine
+            && pristine.version.key == key
             && is_untouched(&staged.file, pristine)
         {
             self.give_back(&mut state, &key, pristine.version.clone())?;

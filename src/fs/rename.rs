@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::Fs;
 use super::attr::{Ino, Kind};
-use super::folder;
 use super::inode::{Content, Inode, Remote};
 use super::name::{self, fold};
 use crate::error::{FsError, FsResult};
@@ -69,7 +68,7 @@ impl Fs {
         }
     }
 
-    fn kind_of(&self, (parent, name): (Ino, &str)) -> Option<Kind> {
+    pub(super) fn kind_of(&self, (parent, name): (Ino, &str)) -> Option<Kind> {
         Some(self.tree.lock().dir(parent)?.entry(name)?.kind)
     }
 
@@ -100,6 +99,10 @@ impl Fs {
         {
             // Two names of one file: both stay.
             return Ok(());
+        }
+        self.expand_file(&inode)?;
+        if let Some(replaced) = &replaced {
+            self.expand_file(replaced)?;
         }
         if self.is_local_name(&source) {
             let inodes = (&inode, replaced.as_ref());
@@ -150,6 +153,8 @@ impl Fs {
                 "a file of several names cannot change them",
             ));
         }
+        self.expand_file(&one.inode)?;
+        self.expand_file(&other.inode)?;
         let mut edits = Vec::new();
         for (moved, replaced) in [(&one, &other), (&other, &one)] {
             let own = moved.inode.state.lock().remote().cloned();
@@ -228,7 +233,9 @@ impl Fs {
         };
         let is_back = remote.origin == Origin::Primary
             && remote.version.key.folded() == key.folded()
-            && base.as_ref() == Some(&remote.version.etag);
+            && base.as_ref() == Some(&remote.version.etag)
+            // Without a record it would show elsewhere.
+            && !self.journal().moves().covers(&key);
         if is_back && self.keeps_attributes(moved) {
             // Renamed back before anything was done: the bucket is right as it is.
             return Ok(Edit::Remove { key });
@@ -263,116 +270,6 @@ impl Fs {
                 change: Change::Delete(Deleted::Moved),
             }),
         }
-        Ok(())
-    }
-
-    /// Every object below gets another key. The folder's content must be known for that, so this
-    /// asks the bucket for listings first; the change itself is one transaction.
-    async fn rename_folder(self: &Arc<Self>, from: (Ino, &str), to: (Ino, &str)) -> FsResult<()> {
-        let ino = self.folder_named(from.0, from.1)?;
-        self.know_subtree(ino).await?;
-        if self.kind_of(to).is_some() {
-            self.rmdir(to.0, OsStr::new(to.1)).await?;
-        }
-        let _changes = self.changes.lock();
-        let mut edits = Vec::new();
-        let (old, new) = {
-            let tree = self.tree.lock();
-            let mut above = Some(to.0);
-            while let Some(at) = above {
-                if at == ino {
-                    return Err(FsError::InvalidArgument("a folder cannot move into itself"));
-                }
-                above = tree.place(at).map(|place| place.parent);
-            }
-            let old = tree.path(ino).ok_or(FsError::NotFound)?;
-            let new = tree.path(to.0).ok_or(FsError::NotFound)?;
-            (old, format!("{new}{}/", to.1))
-        };
-        self.subtree_edits(ino, &old, &new, &mut edits)?;
-        edits.extend(self.move_local_names(&old, &new));
-        self.apply(edits)?;
-        let now = self.clock.instant();
-        self.tree.lock().rename(from, to, now);
-        self.touch_inodes([self.inode(ino).ok().as_ref()]);
-        self.touch_folder(from.0);
-        self.touch_folder(to.0);
-        Ok(())
-    }
-
-    async fn know_subtree(self: &Arc<Self>, ino: Ino) -> FsResult<()> {
-        let mut waiting = vec![ino];
-        while let Some(ino) = waiting.pop() {
-            let path = self.load_dir(ino)?;
-            self.freshen(ino, &path).await?;
-            if !self.is_listing_complete(ino) {
-                return Err(FsError::DeadlineExceeded);
-            }
-            let tree = self.tree.lock();
-            let dir = tree.dir(ino).ok_or(FsError::NotFound)?;
-            waiting.extend(
-                dir.entries()
-                    .filter(|entry| entry.kind == Kind::Folder)
-                    .map(|entry| entry.ino),
-            );
-        }
-        Ok(())
-    }
-
-    fn subtree_edits(&self, ino: Ino, old: &str, new: &str, edits: &mut Vec<Edit>) -> FsResult<()> {
-        let (files, folders, marker) = {
-            let mut tree = self.tree.lock();
-            let dir = tree.dir(ino).ok_or(FsError::NotFound)?;
-            let marker = dir.marker.clone();
-            let (files, folders): (Vec<_>, Vec<_>) = dir
-                .entries()
-                .cloned()
-                .partition(|entry| entry.kind != Kind::Folder);
-            let files: Vec<_> = files
-                .iter()
-                .filter(|entry| entry.kind == Kind::File)
-                .filter_map(|entry| {
-                    Some((
-                        tree.materialise(ino, &entry.spelling)?,
-                        entry.spelling.clone(),
-                    ))
-                })
-                .collect();
-            (files, folders, marker)
-        };
-        for (inode, name) in files {
-            let from = name::key_in(old, &name)?;
-            if self.is_local_name(&from) {
-                continue;
-            }
-            let moved = Move {
-                inode,
-                from,
-                to: name::key_in(new, &name)?,
-            };
-            self.move_edits(&moved, self.base_of(&moved.to, None), edits)?;
-        }
-        for folder in folders {
-            let (old, new) = (
-                format!("{old}{}/", folder.spelling),
-                format!("{new}{}/", folder.spelling),
-            );
-            self.subtree_edits(folder.ino, &old, &new, edits)?;
-        }
-        let source = Key::new(old).ok_or(FsError::NameTooLong)?;
-        let target = Key::new(new).ok_or(FsError::NameTooLong)?;
-        let inode = self.inode(ino)?;
-        self.apply_folder_attributes(&inode);
-        let attributes = inode.state.lock().meta.to_attributes();
-        edits.push(folder::keep(target.clone(), attributes.clone()));
-        edits.push(folder::forget(source.clone()));
-        let base = self.base_of(&target, None);
-        edits.push(Edit::Set {
-            key: target,
-            base,
-            change: Change::Folder { attributes },
-        });
-        edits.push(self.marker_removal(&source, marker, Deleted::Moved));
         Ok(())
     }
 

@@ -35,6 +35,15 @@ impl Fs {
         }
     }
 
+    /// A folder was removed, or renamed, and all that it held has tombstones: the saved listing of
+    /// the folder above is not to show it any more.
+    pub(super) fn forget_listed_folder(&self, folder: &str) {
+        if let Some((above, name)) = folders_above(folder).next() {
+            self.cache
+                .amend_listings(&[amendment(above, name, Holds::Nothing)]);
+        }
+    }
+
     /// Returns the folders below `path` that a saved listing may name and whose content has all been
     /// deleted or renamed away here: without a marker nothing else says that they are gone.
     pub(super) fn emptied_folders(&self, path: &str) -> Vec<String> {

@@ -78,6 +78,7 @@ impl Fs {
         cached: &Arc<CacheFile>,
     ) -> FsResult<bool> {
         let _changes = self.changes.lock();
+        self.expand_file(inode)?;
         let key = self.key_to_write(inode)?;
         let (passes_through, attributes) = {
             let mut state = inode.state.lock();
@@ -239,6 +240,7 @@ impl Fs {
     /// the bytes are not in the bucket, or readers pass through to them.
     pub(super) fn start_empty(&self, inode: &Inode) -> FsResult<bool> {
         let _changes = self.changes.lock();
+        self.expand_file(inode)?;
         let key = self.key_to_write(inode)?;
         let (remote, attributes) = {
             let mut state = inode.state.lock();

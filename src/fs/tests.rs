@@ -13,6 +13,8 @@ use crate::staging::{Change, Deleted, Edit, Hold, Identity, PutState, Record};
 use crate::store::local::LocalStore;
 use crate::store::{CopyRequest, ETag, Key, Md5, ObjectHeaders, PutRequest, WriteCondition};
 
+mod moved;
+
 const CALLER: Caller = Caller {
     uid: 1000,
     gid: 1000,

@@ -19,7 +19,7 @@ pub(super) use merge::{Listing, Stale};
 use super::attr::{Ino, Kind};
 use super::inode::{Content, Inode, Listed, Meta, Remote, State};
 use super::name::fold;
-use crate::store::{ETag, Key};
+use crate::store::{ETag, Key, ObjectVersion};
 
 /// All names and inodes that are known.
 pub(super) struct Tree {
@@ -65,8 +65,8 @@ pub(super) struct Dir {
     pub(super) uploaded_at: Option<Instant>,
     /// Whether its kept attributes have been given to its inode.
     pub(super) attributes_known: bool,
-    /// The tag of the folder's marker object, if there is one.
-    pub(super) marker: Option<ETag>,
+    /// Its marker objects: under its own key, and those that came with it from where it was.
+    pub(super) markers: Vec<ObjectVersion>,
 }
 
 /// One name.
@@ -189,6 +189,32 @@ impl Tree {
             match deeper {
                 None => return Some((parent, entry)),
                 Some(deeper) => (parent, rest) = (entry.ino, deeper),
+            }
+        }
+    }
+
+    /// Returns the version that a file's name shows, if its bytes are in the bucket.
+    pub(super) fn version(&self, parent: Ino, name: &str) -> Option<ObjectVersion> {
+        let entry = self.dirs.get(&parent)?.entry(name)?;
+        if let Some(listed) = &entry.listed {
+            return Some(listed.version.clone());
+        }
+        let state = self.nodes.get(&entry.ino)?.inode.state.lock();
+        state.remote().map(|remote| remote.version.clone())
+    }
+
+    /// Has the listings of a folder, of the one above and of all below count as being no newer than
+    /// `to`, so that they are made anew when they are next asked for.
+    pub(super) fn age_listings(&mut self, folder: &str, to: Instant) {
+        let above = folder.trim_end_matches('/').rsplit_once('/');
+        let above = above.map_or(String::new(), |(above, _)| format!("{above}/"));
+        let inos: Vec<Ino> = self.dirs.keys().copied().collect();
+        for ino in inos.into_iter().filter(|ino| *ino != Ino::ROOT) {
+            let path = self.path(ino).unwrap_or_default();
+            if (path == above || path.starts_with(folder))
+                && let Some(dir) = self.dirs.get_mut(&ino)
+            {
+                dir.listed_at = dir.listed_at.map(|listed| listed.min(to));
             }
         }
     }
@@ -545,9 +571,26 @@ impl Dir {
         self.entries.values()
     }
 
+    /// Returns the tag of the marker object under a key.
+    pub(super) fn marker(&self, key: &Key) -> Option<ETag> {
+        let found = self.markers.iter().find(|marker| marker.key == *key);
+        found.map(|marker| marker.etag.clone())
+    }
+
+    /// Notes the marker object under its key.
+    pub(super) fn note_marker(&mut self, marker: ObjectVersion) {
+        self.markers.retain(|known| known.key != marker.key);
+        self.markers.push(marker);
+    }
+
     /// Whether a name was changed here since the folder was last listed.
     pub(super) fn was_changed(&self, name: &str) -> bool {
         self.recent.contains_key(&*fold(name))
+    }
+
+    /// Returns when a name was last changed or confirmed here, if that is not long ago.
+    pub(super) fn changed_at(&self, name: &str) -> Option<Instant> {
+        self.recent.get(&*fold(name)).copied()
     }
 
     /// Whether it holds nothing.

@@ -333,7 +333,17 @@ impl Fs {
         let keep = folder::keep(key.clone(), attributes.clone());
         match &lost.place {
             Where::Waiting { version, seq } if version.key == key => {
-                let edits = vec![keep];
+                let mut edits = vec![keep];
+                if self.journal().moves().covers(&key) {
+                    // Without a record it would go along with the folder that was here.
+                    edits.push(Edit::Set {
+                        key: key.clone(),
+                        base: Some(version.etag.clone()),
+                        change: Change::Folder {
+                            attributes: attributes.clone(),
+                        },
+                    });
+                }
                 if !self.withdraw(&key, *seq, edits)? {
                     return Ok(End::Busy);
                 }
@@ -356,7 +366,7 @@ impl Fs {
         tree.note_change(key.as_str(), now);
         let ino = tree.insert_folder(parent, name, now);
         if let (Where::Waiting { version, .. }, Some(dir)) = (&lost.place, tree.dir_mut(ino)) {
-            dir.marker = Some(version.etag.clone());
+            dir.note_marker(version.clone());
         }
         let inode = tree.inode(ino).cloned();
         drop(tree);
@@ -398,15 +408,19 @@ impl Fs {
         match &lost.place {
             Where::Waiting { seq, .. } => {
                 let is_same = version.key.folded() == key.folded();
+                // Without a record it would go along with the folder that was here.
+                let stays = is_same && !self.journal().moves().covers(&key);
                 let mut edits = Vec::new();
-                if !is_same {
+                if !stays {
                     edits.push(copy);
+                }
+                if !is_same {
                     edits.extend(remains(&lost.place));
                 }
                 if !self.withdraw(&version.key, *seq, edits)? {
                     return Ok(End::Busy);
                 }
-                if is_same {
+                if stays {
                     let mut tree = self.tree.lock();
                     tree.note_change(key.as_str(), now);
                     let listed = Listed {

@@ -529,6 +529,7 @@ impl Service for Running {
         self.fs.spawn_release();
         self.fs.spawn_snapshots();
         self.fs.spawn_expiry();
+        self.fs.spawn_expansion();
         let fs = Arc::downgrade(&self.fs);
         let reachable = move || fs.upgrade().is_none_or(|fs| fs.is_reachable());
         self.cache.spawn_housekeeping(Arc::new(reachable));

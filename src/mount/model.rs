@@ -280,9 +280,7 @@ fn change(plain: &mut Plain, step: &Step) -> Option<Answer> {
             let asks = plain.has_parent(from) && plain.has_parent(to);
             let exists = plain.is_file(from) || plain.is_folder(from);
             let apart = !is_inside(from, to) && !is_inside(to, from);
-            // Over an empty folder it is two commits: a kill in between loses the empty folder.
-            let two_commits = plain.is_folder(from) && plain.is_folder(to);
-            (asks && exists && apart && !two_commits).then(|| plain.rename(from, to))
+            (asks && exists && apart).then(|| plain.rename(from, to))
         }
         Step::Exchange(one, other) => {
             let asks = one != other && plain.is_file(one) && plain.is_file(other);

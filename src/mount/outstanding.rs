@@ -52,6 +52,11 @@ pub(super) fn outstanding(staging: &Staging, active: u64, paths: &[String]) -> O
             open.push(*file);
         }
     });
+    // A folder that was renamed counts until all that is in it has been found.
+    for found in journal.moves().pending() {
+        let within = |path: &String| path.starts_with(found.target.as_str());
+        left.files += u64::from(selects(paths, &found.target) || paths.iter().any(within));
+    }
     left.open = open.len() as u64;
     // Their lengths are not settled; the disk knows them as they are now.
     let lengths = open.iter().filter_map(|file| {

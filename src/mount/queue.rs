@@ -13,7 +13,7 @@ use crate::control::queue::{
     ConflictEntry, MAX_ENTRIES, Operation, OrphanEntry, Queue, QueueEntry, State,
 };
 use crate::fs::Fs;
-use crate::staging::{Change, Record, Staging};
+use crate::staging::{Change, Move, Record, Staging};
 
 /// Returns what waits for the bucket, the oldest first.
 pub(super) fn list(fs: &Arc<Fs>, staging: &Staging) -> Queue {
@@ -23,14 +23,16 @@ pub(super) fn list(fs: &Arc<Fs>, staging: &Staging) -> Queue {
     records.sort_by_key(|record| record.changed_at);
     let left_out = records.len().saturating_sub(MAX_ENTRIES) as u64;
     records.truncate(MAX_ENTRIES);
-    let entries = records
-        .into_iter()
-        .map(|record| {
-            let protected = record.change.file().filter(|_| record.change.is_open());
-            let protected = protected.and_then(|file| fs.protected_for(file));
-            entry(record, protected, now)
-        })
-        .collect();
+    let moves = staging.journal().moves();
+    let failure = fs.expansion_failure();
+    let folders = moves.pending();
+    let folders = folders.map(|found| folder_entry(found, failure.clone(), now));
+    let files = records.into_iter().map(|record| {
+        let protected = record.change.file().filter(|_| record.change.is_open());
+        let protected = protected.and_then(|file| fs.protected_for(file));
+        entry(record, protected, now)
+    });
+    let entries = folders.chain(files).collect();
     Queue { entries, left_out }
 }
 
@@ -70,6 +72,21 @@ pub(super) fn orphan_status(fs: &Fs, directory: &Path) -> Option<OrphanStatus> {
         bytes,
         directory: directory.into(),
     })
+}
+
+/// Returns the entry of a folder that was renamed and is on its way as a whole.
+fn folder_entry(found: &Move, failure: Option<String>, now: SystemTime) -> QueueEntry {
+    let waiting = now.duration_since(found.since).unwrap_or_default();
+    QueueEntry {
+        path: found.target.to_string(),
+        operation: Operation::Rename,
+        state: State::Waiting,
+        bytes: 0,
+        waiting_seconds: waiting.as_secs(),
+        attempts: u32::from(failure.is_some()),
+        reason: failure,
+        protected_seconds: None,
+    }
 }
 
 fn entry(record: Record, protected: Option<Duration>, now: SystemTime) -> QueueEntry {

@@ -27,7 +27,8 @@ impl Sharing {
     pub(super) async fn share(&self, path: &str, valid: Duration) -> Result<Shared, Refusal> {
         let key = Key::of_path(path).filter(|key| !key.is_folder_marker());
         let key = key.ok_or_else(|| refusal(RefusalCode::BadRequest, path, "is no file"))?;
-        if self.staging.journal().record(&key).is_some() {
+        let journal = self.staging.journal();
+        if journal.record(&key).is_some() || journal.moves().concern(&key) {
             let text = "is not in the bucket yet as it is here; --wait waits for it";
             return Err(refusal(RefusalCode::NotUploaded, path, text));
         }

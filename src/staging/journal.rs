@@ -21,8 +21,8 @@ mod uploads;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -35,6 +35,7 @@ use self::log_sync::LogSync;
 pub use self::mirror::Attempt;
 use self::mirror::Mirror;
 use self::step::Step;
+use super::moves::Moves;
 use super::record::{
     Change, Conflict, Deleted, Edit, Identity, Kept, PutState, Record, Released, Seq,
 };
@@ -160,7 +161,10 @@ impl Journal {
         if found == *identity {
             return Ok(None);
         }
-        let waiting = self.mirror.lock().records().count();
+        let waiting = {
+            let mirror = self.mirror.lock();
+            mirror.records().count() + mirror.moves().pending().count()
+        };
         if waiting > 0 {
             return Ok(Some((waiting, found)));
         }
@@ -241,6 +245,9 @@ impl Journal {
             } => Step::KeepAttributes(version, attributes),
             Edit::SetLocal(name) => Step::SetLocal(name),
             Edit::RemoveLocal { key } => Step::RemoveLocal(key.folded()),
+            Edit::MoveFolderAttributes { from, to } => Step::MoveFolderAttributes(from, to),
+            Edit::SetMove(new) => Step::SetMove(new),
+            Edit::EndMove { source } => Step::EndMove(source),
         })
     }
 
@@ -464,6 +471,11 @@ impl Journal {
         let prefix = prefix.as_ref().map_or("", Key::as_str);
         let mirror = self.mirror.lock();
         mirror.records_below(prefix).cloned().collect()
+    }
+
+    /// Returns the folders on their way, as they are now.
+    pub fn moves(&self) -> Arc<Moves> {
+        self.mirror.lock().moves().clone()
     }
 
     /// Returns the conflicts that nobody has dealt with yet.

@@ -15,6 +15,7 @@ mod file;
 pub mod journal;
 mod kept;
 mod local_name;
+mod moves;
 mod pool;
 pub mod record;
 mod replay;
@@ -35,6 +36,7 @@ pub use self::file::StagedFile;
 use self::file::{Names, OpenFiles};
 pub use self::journal::{Journal, JournalError, JournalResult};
 pub use self::local_name::{LocalName, Special, StandsFor};
+pub use self::moves::{Lower, Move, Moves};
 use self::pool::Pool;
 pub use self::record::{
     Change, Confirmed, Conflict, Deleted, Edit, Hold, Identity, Kept, OpenUpload, PutState, Record,

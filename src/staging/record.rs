@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use super::local_name::LocalName;
+use super::moves::Move;
 use crate::disk::FileId;
 use crate::store::attributes::FileAttributes;
 use crate::store::{ETag, Key, Md5, ObjectVersion, PartNumber, Upload};
@@ -296,6 +297,20 @@ pub enum Edit {
     RemoveLocal {
         /// The name.
         key: Key,
+    },
+    /// Keeps the attributes of all folders below one for those below another.
+    MoveFolderAttributes {
+        /// The marker's key of the one.
+        from: Key,
+        /// The marker's key of the other.
+        to: Key,
+    },
+    /// Says where the objects below a prefix show; takes the place of the move of that source.
+    SetMove(Move),
+    /// Nothing below this prefix shows elsewhere any more.
+    EndMove {
+        /// The source of the move.
+        source: Key,
     },
 }
 

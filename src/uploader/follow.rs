@@ -125,8 +125,11 @@ impl Follower {
         let clock = &self.sender.clock;
         let (wall, now) = (clock.now(), clock.instant());
         let plan = &mut self.plan;
-        self.sender.staging.journal().visit(|record| {
-            let task = Task::of(record, None, wall, now);
+        let journal = self.sender.staging.journal();
+        let moves = journal.moves();
+        journal.visit(|record| {
+            let mut task = Task::of(record, None, wall, now);
+            task.ready &= !moves.covers(&record.key);
             plan.update(&record.key.folded(), Some(task));
         });
     }
@@ -149,7 +152,11 @@ impl Follower {
         let task = staging.journal().record(key).map(|record| {
             let snapshot = staging.snapshots().of(&record);
             let length = snapshot.map(|snapshot| snapshot.length);
-            Task::of(&record, length, clock.now(), clock.instant())
+            let mut task = Task::of(&record, length, clock.now(), clock.instant());
+            // What such a key holds is not known yet, and what it holds is to be copied first. Not
+            // asked before the record is read: one that was made after a move is to meet the move.
+            task.ready &= !staging.journal().moves().covers(key);
+            task
         });
         self.sender.abort_outdated();
         self.plan.update(key, task);

@@ -151,7 +151,8 @@ impl Default for UploadOptions {
 /// How far the uploader is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct UploadStatus {
-    /// Records that wait or are on their way; neither parked, held nor unsealed.
+    /// Records that wait or are on their way, neither parked, held nor unsealed; and folders whose
+    /// objects are still to be found and moved.
     pub queued: usize,
     /// Bytes they bring into the bucket.
     pub queued_bytes: u64,
@@ -250,6 +251,11 @@ impl Uploader {
                 status.oldest_seconds = status.oldest_seconds.max(age.as_secs());
             }
         });
+        for found in self.sender.staging.journal().moves().pending() {
+            status.queued += 1;
+            let age = now.duration_since(found.since).unwrap_or_default();
+            status.oldest_seconds = status.oldest_seconds.max(age.as_secs());
+        }
         status
     }
 

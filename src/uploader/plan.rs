@@ -47,7 +47,8 @@ pub(super) enum Outcome {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Task {
     pub(super) seq: Seq,
-    /// Neither parked nor held, and not open but for a snapshot that may go.
+    /// Neither parked nor held, not open but for a snapshot that may go, and not below a folder that
+    /// is still to be moved away.
     pub(super) ready: bool,
     pub(super) large: bool,
     /// The key whose object is copied, folded.

@@ -117,6 +117,10 @@ impl Sender {
         if self.confirm.is_held(&record.key) {
             return (Outcome::Later(HELD_LOOK), false);
         }
+        // Its folder was renamed since it was planned; the plan is told when the way is free.
+        if self.staging.journal().moves().covers(&record.key) {
+            return (Outcome::Later(HELD_LOOK), false);
+        }
         if !record.change.is_delete()
             && let Some(wait) = self.delete_may_land(&record.key)
         {

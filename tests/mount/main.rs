@@ -16,6 +16,7 @@ mod faults;
 mod fight;
 mod large;
 mod metrics;
+mod moved;
 mod open_for_hours;
 mod orphans;
 mod passthrough;

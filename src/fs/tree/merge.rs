@@ -7,7 +7,7 @@ use super::super::attr::{Ino, Kind};
 use super::super::inode::Listed;
 use super::super::name::fold;
 use super::{Entry, Place, Tree};
-use crate::store::ETag;
+use crate::store::ObjectVersion;
 
 /// A complete or partial listing of one folder, names only.
 pub(in crate::fs) struct Listing {
@@ -17,10 +17,8 @@ pub(in crate::fs) struct Listing {
     pub(in crate::fs) folders: Vec<String>,
     /// Keys in it that no name can stand for.
     pub(in crate::fs) hidden: Vec<String>,
-    /// The marker's tag.
-    pub(in crate::fs) marker: Option<ETag>,
-    /// Of the folders, by folded name, those that hold more than what is deleted here.
-    pub(in crate::fs) remaining: HashSet<String>,
+    /// The folder's markers.
+    pub(in crate::fs) markers: Vec<ObjectVersion>,
     /// Whether what it does not name is absent.
     pub(in crate::fs) complete: bool,
     /// When it was begun.
@@ -59,7 +57,9 @@ impl Tree {
         if listing.complete {
             dir.listed_at = Some(begun);
         }
-        dir.marker = listing.marker.or(dir.marker.take());
+        for marker in listing.markers {
+            dir.note_marker(marker);
+        }
         let mut seen = HashSet::new();
         let mut stale = Vec::new();
         for name in &listing.folders {
@@ -122,7 +122,7 @@ impl Tree {
         }
     }
 
-    fn list_file(
+    pub(in crate::fs) fn list_file(
         &mut self,
         parent: Ino,
         name: &str,
@@ -256,7 +256,7 @@ mod tests {
 
     use super::super::super::inode::Meta;
     use super::*;
-    use crate::store::{Key, ObjectVersion, Origin};
+    use crate::store::{ETag, Key, Origin};
 
     fn listing(begun: Instant, origin: Origin, etag: &str) -> Listing {
         let listed = Listed {
@@ -273,8 +273,7 @@ mod tests {
             files: vec![("a".into(), listed)],
             folders: Vec::new(),
             hidden: Vec::new(),
-            marker: None,
-            remaining: HashSet::new(),
+            markers: Vec::new(),
             complete: origin == Origin::Primary,
             begun,
         }

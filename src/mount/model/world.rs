@@ -70,6 +70,7 @@ impl World {
             runtime: handle,
         };
         let fs = Fs::new(options_of(dir.path()), parts, replay);
+        fs.spawn_expansion();
         drop(guard);
         World {
             dir,
@@ -97,7 +98,8 @@ impl World {
         let idle = async {
             loop {
                 let status = uploader.status();
-                if status.queued + status.active == 0 {
+                let is_moving = self.staging.journal().moves().outermost().next().is_some();
+                if status.queued + status.active == 0 && !is_moving {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;

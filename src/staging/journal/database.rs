@@ -13,6 +13,7 @@ use super::step::Step;
 use super::uploads;
 use super::{JournalError, JournalResult};
 use crate::disk::FileId;
+use crate::staging::moves::Move;
 use crate::staging::record::{
     Change, Conflict, Deleted, Hold, Kept, PutState, Record, Sealed, Seq,
 };
@@ -89,6 +90,14 @@ impl Database {
                 copy: key(row.get(0)?)?,
                 key: key(row.get(1)?)?,
                 found_at: time_from_nanos(row.get(2)?),
+            });
+            Ok(())
+        })?;
+        self.each("SELECT source, target, since FROM moves", |row| {
+            mirror.set_move(Move {
+                source: key(row.get(0)?)?,
+                target: key(row.get(1)?)?,
+                since: time_from_nanos(row.get(2)?),
             });
             Ok(())
         })?;
@@ -202,6 +211,23 @@ fn write_step(connection: &Connection, step: &Step) -> JournalResult<()> {
         Step::RemoveLocal(key) => run(
             sql("DELETE FROM local_names WHERE folded = ?1"),
             [key.as_str()],
+        ),
+        Step::MoveFolderAttributes(from, to) => move_folder_attributes(connection, from, to),
+        Step::SetMove(new) => run(
+            sql(
+                "INSERT OR REPLACE INTO moves (folded, source, target, since) \
+                 VALUES (?1, ?2, ?3, ?4)",
+            ),
+            params![
+                new.source.folded().as_str(),
+                new.source.as_str(),
+                new.target.as_str(),
+                nanos_since_epoch(new.since)
+            ],
+        ),
+        Step::EndMove(source) => run(
+            sql("DELETE FROM moves WHERE folded = ?1"),
+            [source.folded().as_str()],
         ),
         Step::ForgetAttributes => run(sql("DELETE FROM attributes"), []),
         Step::Meta(name, value) => run(
@@ -462,6 +488,19 @@ fn write_attributes(
             attributes.gid,
         ],
     )
+}
+
+/// `folder` and `name` of a folder's row make its key. Those of the folder itself are not moved.
+fn move_folder_attributes(connection: &Connection, from: &Key, to: &Key) -> JournalResult<()> {
+    let (from, to) = (from.folded(), to.folded());
+    // All that begins with `from` lies before the key in which its last '/' is the next character.
+    let end = format!("{}0", from.as_str().trim_end_matches('/'));
+    let sql = "UPDATE OR REPLACE attributes \
+               SET folder = ?2 || substr(folder, length(?1) + 1), \
+                   key = ?2 || substr(folder, length(?1) + 1) || name \
+               WHERE etag = 'folder' AND folder >= ?1 AND folder < ?3";
+    let values = params![from.as_str(), to.as_str(), end];
+    run(connection.prepare_cached(sql), values)
 }
 
 /// Reads the attributes kept for a version.

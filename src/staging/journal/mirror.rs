@@ -3,10 +3,12 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::disk::FileId;
 use crate::staging::local_name::{LocalName, StandsFor};
+use crate::staging::moves::{Move, Moves};
 use crate::staging::record::{Change, Conflict, Kept, OpenUpload, Record, Released, SentPart, Seq};
 use crate::store::{Key, ObjectVersion, PartNumber};
 
@@ -49,6 +51,7 @@ pub(super) struct Mirror {
     locals: BTreeMap<Key, LocalName>,
     /// What has further names, and those.
     links: HashMap<Key, BTreeSet<Key>>,
+    moves: Arc<Moves>,
     /// Keys whose object is being deleted at this moment, or may be, since the answer was lost.
     deleting: HashSet<Key>,
     /// Keys whose record changed since the follower last asked.
@@ -217,6 +220,28 @@ impl Mirror {
 
     pub(super) fn note_changed(&mut self, key: Key) {
         self.changed.insert(key);
+    }
+
+    pub(super) fn moves(&self) -> &Arc<Moves> {
+        &self.moves
+    }
+
+    pub(super) fn set_move(&mut self, new: Move) {
+        self.note_below(&new.source);
+        Arc::make_mut(&mut self.moves).set(new);
+    }
+
+    pub(super) fn end_move(&mut self, source: &Key) {
+        self.note_below(source);
+        Arc::make_mut(&mut self.moves).end(source);
+    }
+
+    /// Whether the records below a moving prefix may go has changed.
+    fn note_below(&mut self, source: &Key) {
+        let source = source.folded();
+        let below = self.records_below(source.as_str());
+        let keys: Vec<Key> = below.map(|record| record.key.folded()).collect();
+        self.changed.extend(keys);
     }
 
     pub(super) fn take_changed(&mut self) -> Vec<Key> {

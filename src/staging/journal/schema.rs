@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::{JournalError, JournalResult};
 
 /// The schema this program writes.
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 6;
 /// Marks the file as ours ("vbjr").
 const APPLICATION_ID: i64 = 0x7662_6a72;
 /// How long a connection waits for another process that looks into the database.
@@ -124,6 +124,15 @@ const MIGRATIONS: [&str; VERSION as usize] = [
         etag TEXT NOT NULL,
         PRIMARY KEY (id, number)
     ) STRICT, WITHOUT ROWID;
+",
+    "
+    CREATE TABLE moves (
+        folded TEXT PRIMARY KEY,
+        source TEXT NOT NULL,
+        target TEXT NOT NULL,
+        since INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX folder_attributes ON attributes (folder) WHERE etag = 'folder';
 ",
 ];
 

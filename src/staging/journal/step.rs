@@ -4,6 +4,7 @@
 use super::mirror::{Attempt, Mirror};
 use crate::disk::FileId;
 use crate::staging::local_name::LocalName;
+use crate::staging::moves::Move;
 use crate::staging::record::{Conflict, Kept, OpenUpload, Record, SentPart};
 use crate::store::attributes::FileAttributes;
 use crate::store::{Key, ObjectVersion, PartNumber};
@@ -39,6 +40,12 @@ pub(super) enum Step {
     ForgetConflict(Key),
     /// Keeps attributes of a version. They are in the database only.
     KeepAttributes(ObjectVersion, FileAttributes),
+    /// Keeps the attributes of the folders below the one for those below the other.
+    MoveFolderAttributes(Key, Key),
+    /// Sets the move of its source.
+    SetMove(Move),
+    /// Ends the move of that source.
+    EndMove(Key),
     /// Forgets all kept attributes.
     ForgetAttributes,
     /// Sets what a local name stands for.
@@ -58,6 +65,7 @@ impl Mirror {
                 !record.change.is_open() || self.record(&record.key.folded()).is_some()
             }
             Step::KeepAttributes(..)
+            | Step::MoveFolderAttributes(..)
             | Step::ForgetAttributes
             | Step::SetLocal(_)
             | Step::RemoveLocal(_)
@@ -73,7 +81,9 @@ impl Mirror {
             | Step::Release(..)
             | Step::Unrelease(_)
             | Step::NoteConflict(_)
-            | Step::ForgetConflict(_) => true,
+            | Step::ForgetConflict(_)
+            | Step::SetMove(_)
+            | Step::EndMove(_) => true,
         }
     }
 
@@ -95,7 +105,12 @@ impl Mirror {
             Step::ForgetConflict(copy) => self.forget_conflict(&copy),
             Step::SetLocal(name) => self.set_local(name),
             Step::RemoveLocal(key) => self.remove_local(&key),
-            Step::KeepAttributes(..) | Step::ForgetAttributes | Step::Meta(..) => {}
+            Step::SetMove(new) => self.set_move(new),
+            Step::EndMove(source) => self.end_move(&source),
+            Step::KeepAttributes(..)
+            | Step::MoveFolderAttributes(..)
+            | Step::ForgetAttributes
+            | Step::Meta(..) => {}
         }
     }
 }
