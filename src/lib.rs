@@ -1,5 +1,6 @@
 //! voicebeatfs: VoiceBeat's R2 bucket as an ordinary folder.
 
+mod audio;
 pub mod cache;
 pub mod catalog;
 pub mod cli;

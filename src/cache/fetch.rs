@@ -17,7 +17,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::file::{CacheFile, ContentState, Phase, Reader};
 use super::line::Line;
-use super::read_ahead::{LEAST_FETCH_BYTES, ReadStream, Stream, first_fetch};
+use super::read_ahead::{ReadStream, Stream, first_fetch};
 use super::schedule::{Purpose, Schedule};
 use super::{Cache, CacheError, DamageObserver, InfoObserver};
 use crate::store::ObjectStore;
@@ -133,13 +133,19 @@ impl CacheFile {
                 };
                 self.start_needed(&cache, fetch, wish);
             }
-            None => self.verify_if_due(&cache),
+            None => {
+                if self.layout().is_none() {
+                    self.learn(&cache, &stream.0);
+                }
+                self.verify_if_due(&cache);
+            }
         }
     }
 
     /// Takes note of a read and starts what is wanted ahead.
     pub(super) fn advance(self: &Arc<Self>, stream: &ReadStream, range: Range<u64>) {
-        let advice = stream.0.state.lock().on_read(range, self.size());
+        let layout = self.layout();
+        let advice = stream.0.state.lock().on_read(range, self.size(), layout);
         if advice.more
             && let Some(cache) = self.cache.upgrade()
         {
@@ -154,20 +160,21 @@ impl CacheFile {
         range: Range<u64>,
     ) -> Result<(), CacheError> {
         let cache = self.cache.upgrade().ok_or(CacheError::Cancelled)?;
-        let (advice, least) = {
+        let layout = self.layout();
+        let (advice, ask) = {
             let mut wishes = stream.0.state.lock();
-            let advice = wishes.on_read(range.clone(), self.size());
+            let advice = wishes.on_read(range.clone(), self.size(), layout);
             let spare = cache.fetcher.line.spare_bytes();
-            let least = match advice.jumped {
-                true => wishes.jump_bytes(self.size(), spare),
-                false => LEAST_FETCH_BYTES,
+            let ask = match advice.jumped {
+                true => wishes.jump(range.clone(), self.size(), layout, spare),
+                false => wishes.next(range.clone(), self.size()),
             };
-            (advice, range.start.saturating_add(least))
+            (advice, ask)
         };
         // What the read needs is registered first, so that the read-ahead leaves it out.
         let mut waiting = Vec::new();
         let need = Need {
-            ask: range.start..range.end.max(least).min(self.size()),
+            ask: ask.start..ask.end.min(self.size()),
             range,
             segment: u64::MAX,
             fetches: READ_FETCHES,
@@ -296,7 +303,12 @@ impl CacheFile {
     }
 
     /// Runs a registered fetch that somebody waits for.
-    fn start_needed(self: &Arc<Self>, cache: &Arc<Cache>, fetch: Arc<Fetch>, wish: Wish) {
+    pub(super) fn start_needed(
+        self: &Arc<Self>,
+        cache: &Arc<Cache>,
+        fetch: Arc<Fetch>,
+        wish: Wish,
+    ) {
         cache.fetcher.schedule.begin_needed();
         self.start(cache, fetch, wish);
     }
@@ -319,6 +331,7 @@ impl CacheFile {
                 result = end.file.transfer(&end.cache, &end.fetch.range, end.fetch.ahead) => result,
                 () = given_up(&end, run.as_mut()) => Err(CacheError::Cancelled),
             };
+            end.learn();
         });
     }
 
@@ -338,7 +351,7 @@ impl CacheFile {
 struct Need {
     /// The bytes that are needed.
     range: Range<u64>,
-    /// What may be asked for along with them; begins where `range` does.
+    /// What may be asked for along with them.
     ask: Range<u64>,
     /// The most that one request asks for.
     segment: u64,
@@ -354,6 +367,20 @@ struct End {
     fetch: Arc<Fetch>,
     wish: Wish,
     result: Result<(), CacheError>,
+}
+
+impl End {
+    /// Looks at the file as audio if an end of it has come for somebody who reads it.
+    fn learn(&self) {
+        let Range { start, end } = self.fetch.range;
+        let is_an_end = start == 0 || end == self.file.size();
+        if self.result.is_ok()
+            && is_an_end
+            && let Some(stream) = self.wish.stream.upgrade()
+        {
+            self.file.learn(&self.cache, &stream);
+        }
+    }
 }
 
 impl Drop for End {
@@ -435,7 +462,7 @@ async fn given_up(end: &End, run: Option<&mut watch::Receiver<()>>) {
 }
 
 /// Registers a range as under way.
-fn register(state: &mut ContentState, range: Range<u64>, ahead: bool) -> Arc<Fetch> {
+pub(super) fn register(state: &mut ContentState, range: Range<u64>, ahead: bool) -> Arc<Fetch> {
     let fetch = Arc::new(Fetch {
         range,
         ahead,

@@ -20,6 +20,7 @@ use super::index::{Row, from_ms, to_ms};
 use super::ranges::RangeSet;
 use super::room::Usage;
 use super::{Cache, CacheError, ReadStream};
+use crate::audio::Layout;
 use crate::disk::FileId;
 use crate::store::ObjectVersion;
 
@@ -105,6 +106,8 @@ pub(super) struct ContentState {
     pub(super) counted: bool,
     /// Whether the observer was told of the object.
     pub(super) told: bool,
+    /// What the bytes tell of themselves, if they are audio.
+    pub(super) layout: Option<Layout>,
 }
 
 impl ContentState {
@@ -166,6 +169,7 @@ impl Content {
                 dirty: false,
                 counted: false,
                 told: false,
+                layout: None,
             }),
             progress: Notify::new(),
             usage,

@@ -13,6 +13,7 @@
 //! read_ahead what is wanted next           schedule   whose wish comes first
 //! line       how much is asked for at once room       budget, eviction, expiry
 //! behind     the housekeeping thread       export     metadata.json
+//! layout     what a file tells as audio
 //! ```
 //!
 //! Lock order, from the first to the last; a lock is never taken while a later one is held:
@@ -28,6 +29,7 @@ mod export;
 mod fetch;
 mod file;
 mod index;
+mod layout;
 mod line;
 mod place;
 mod ranges;

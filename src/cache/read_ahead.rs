@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::audio::Layout;
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
@@ -19,9 +21,15 @@ pub(super) const SMALL_FILE_BYTES: u64 = 4 * MIB;
 /// The first request of a larger file asks for this part of it, so that a tag scan moves less than
 /// a hundredth of a library.
 const FIRST_PART: u64 = 256;
-/// And for so much at least, which is enough for the header of any audio format, and at most, which
-/// tells a reader of all from one that looks.
-const FIRST_FETCH_BYTES: (u64, u64) = (256 * KIB, MIB);
+/// And for so much at least, and at most. The kernel asks for up to two of its windows of 128 KiB more
+/// than is read: with less, one who reads all would wait once more before the window opens.
+const FIRST_FETCH_BYTES: (u64, u64) = (384 * KIB, MIB);
+/// A read elsewhere that begins so near the end of the file looks for a tag or for the last page.
+const NEAR_END_BYTES: u64 = 128 * KIB;
+/// It asks for so much at least: tags at the end are read from the last byte backwards.
+const LAST_FETCH_BYTES: u64 = 8 * KIB;
+/// Of tables at the head (a tag with a picture) so much is asked for beyond what was read.
+const TABLES_WINDOW_BYTES: u64 = MIB;
 /// A read elsewhere asks for no more than this part of the file, or the least; the files that are
 /// searched for their tables are not moved by that.
 const JUMP_PART: u64 = 128;
@@ -29,12 +37,16 @@ const JUMP_PART: u64 = 128;
 const MOST_JUMP_BYTES: u64 = 3 * MIB / 2;
 /// The least a request asks for: at 50 MB/s it costs 5 ms beside a round trip of 60 ms.
 pub(super) const LEAST_FETCH_BYTES: u64 = 256 * KIB;
-/// Reading in order for so long is taken for more than a look at the header.
-const SUSPECTED_RUN_BYTES: u64 = 256 * KIB;
-/// The window is at most so many times what was read in order: one that looks at the first quarter
-/// megabyte and goes has asked for 16 MiB, of which next to nothing has come by then; one that goes
-/// on has a long line full after two round trips.
-const WINDOW_PER_RUN: u64 = 64;
+/// Reading sound in order for so long is taken for more than a look. `ffprobe` looks at the first 230 kB
+/// of a WAVE file, and the kernel asks for up to 480 KiB then: with a tag at the end less than a
+/// hundredth of 50 MB.
+const SUSPECTED_RUN_BYTES: u64 = 512 * KIB;
+/// And so is reading on after this time, where it is known how much of the file is a second of sound. What
+/// takes longer to play that run has so much sound in what the first request brings.
+const LOOKING_TIME: Duration = Duration::from_secs(5);
+/// The window is at most so many times what was read in order: one that goes on has a long line full
+/// after two round trips, and one that stops has not asked for all of a large file.
+const WINDOW_PER_RUN: u64 = 32;
 /// The window is what the stream reads in this time. A player has so many seconds of sound before
 /// it; one that reads as fast as it can has a window that keeps any line busy.
 const WINDOW_TIME: Duration = Duration::from_secs(8);
@@ -76,6 +88,8 @@ pub(super) struct ReadAhead {
     wanted_to: u64,
     /// How often a read did not continue the one before.
     jumps: u32,
+    /// How much of the file is a second of sound; 0 if that is not known.
+    playing: u64,
 }
 
 /// What to do about a read.
@@ -91,7 +105,13 @@ pub(super) struct Advice {
 
 impl ReadAhead {
     /// Takes note of a read of `range` in a file of `size` bytes.
-    pub(super) fn on_read(&mut self, range: Range<u64>, size: u64, now: Instant) -> Advice {
+    pub(super) fn on_read(
+        &mut self,
+        range: Range<u64>,
+        size: u64,
+        layout: Option<Layout>,
+        now: Instant,
+    ) -> Advice {
         let expected =
             self.next.saturating_sub(REORDER_BYTES)..=self.next.saturating_add(REORDER_BYTES);
         let jumped = !expected.contains(&range.start);
@@ -114,12 +134,24 @@ impl ReadAhead {
             self.run.saturating_sub(if jumped { 0 } else { before }),
             now,
         );
+        let playing = layout.and_then(|layout| layout.bytes_per_second);
+        self.playing = playing.unwrap_or(0);
+        // One who reads slowly or has just begun needs what is played, at least.
+        self.rate = self.rate.max(self.playing as f64);
+        let looked = self.counted.map(|(since, _)| now - since);
+        let is_playing = self.playing > 0 && looked.is_some_and(|time| time >= LOOKING_TIME);
         let sustained = SUSTAINED_RUN_BYTES.min(size / 4).max(LEAST_SUSTAINED_BYTES);
         Advice {
             jumped,
-            more: self.widen(size),
-            whole: self.run >= sustained,
+            more: self.widen(size, layout, is_playing),
+            whole: self.sound_run(layout) >= sustained,
         }
+    }
+
+    /// Returns how many bytes were read in order that are not tables.
+    fn sound_run(&self, layout: Option<Layout>) -> u64 {
+        let head_end = layout.map_or(0, |layout| layout.head_end);
+        self.run.min(self.next.saturating_sub(head_end))
     }
 
     fn measure(&mut self, bytes: u64, now: Instant) {
@@ -140,16 +172,16 @@ impl ReadAhead {
     }
 
     /// Wants more only when a quarter of the window is used up, so that requests stay large.
-    fn widen(&mut self, size: u64) -> bool {
-        if self.run < SUSPECTED_RUN_BYTES {
-            return false;
-        }
-        let window = (self.run.saturating_mul(WINDOW_PER_RUN))
-            .min((self.rate * WINDOW_TIME.as_secs_f64()) as u64)
-            .clamp(SUSPECTED_RUN_BYTES, MAX_WINDOW_BYTES);
-        let to = self.next.saturating_add(window).min(size);
-        let more =
-            to > self.wanted_to.saturating_add(window / 4) || (to == size && self.wanted_to < size);
+    fn widen(&mut self, size: u64, layout: Option<Layout>, is_playing: bool) -> bool {
+        let run = self.sound_run(layout);
+        let (window, limit) = match layout {
+            Some(layout) if self.next < layout.head_end => (TABLES_WINDOW_BYTES, layout.head_end),
+            _ if run >= SUSPECTED_RUN_BYTES || is_playing => (self.window(run), size),
+            _ => return false,
+        };
+        let to = self.next.saturating_add(window).min(limit);
+        let more = to > self.wanted_to.saturating_add(window / 4)
+            || (to == limit && self.wanted_to < limit);
         // A reader that has become slow no longer wants what nobody has begun to bring.
         if more || self.wanted_to > to.saturating_add(window) {
             self.wanted_to = to;
@@ -157,12 +189,33 @@ impl ReadAhead {
         more
     }
 
+    /// Returns the window of one who has read so much sound in order.
+    fn window(&self, run: u64) -> u64 {
+        (run.saturating_mul(WINDOW_PER_RUN))
+            .min((self.rate * WINDOW_TIME.as_secs_f64()) as u64)
+            .clamp(LEAST_FETCH_BYTES, MAX_WINDOW_BYTES)
+    }
+
+    /// Returns what a read elsewhere asks for in a file of `size` bytes.
+    fn jump(&self, range: Range<u64>, size: u64, layout: Option<Layout>, spare: u64) -> Range<u64> {
+        let tail = layout.map_or(size, |layout| layout.tail_start);
+        if range.start >= tail.min(size.saturating_sub(NEAR_END_BYTES)) {
+            let last = size.saturating_sub(LAST_FETCH_BYTES);
+            let end = range.start.saturating_add(TABLES_WINDOW_BYTES);
+            return range.start.min(last)..end.max(range.end).min(size);
+        }
+        let bytes = self.jump_bytes(size, spare);
+        range.start..range.end.max(range.start.saturating_add(bytes))
+    }
+
     /// Returns how much a read elsewhere asks for: the more often it happens, the likelier is it
     /// that somebody searches by ear, and the next place is near one of those before.
     fn jump_bytes(&self, size: u64, spare: u64) -> u64 {
         let doubled = LEAST_FETCH_BYTES << self.jumps.saturating_sub(1).min(8);
         let most = MOST_JUMP_BYTES.min(size / JUMP_PART).min(spare);
-        doubled.min(most).max(LEAST_FETCH_BYTES)
+        // A second of sound, or the player waits again at once.
+        let least = self.playing.clamp(LEAST_FETCH_BYTES, MOST_JUMP_BYTES);
+        doubled.min(most).max(least)
     }
 }
 
@@ -202,8 +255,14 @@ impl Default for StreamState {
 
 impl StreamState {
     /// Takes note of a read; whether more is wanted than before.
-    pub(super) fn on_read(&mut self, range: Range<u64>, size: u64) -> Advice {
-        let mut advice = self.read_ahead.on_read(range, size, Instant::now());
+    pub(super) fn on_read(
+        &mut self,
+        range: Range<u64>,
+        size: u64,
+        layout: Option<Layout>,
+    ) -> Advice {
+        let now = Instant::now();
+        let mut advice = self.read_ahead.on_read(range, size, layout, now);
         if advice.jumped {
             self.whole = false;
             self.run = watch::Sender::new(());
@@ -230,9 +289,27 @@ impl StreamState {
         offset.saturating_sub(self.read_ahead.next)
     }
 
-    /// Returns how much a read elsewhere asks for; see [`ReadAhead::jump_bytes`].
-    pub(super) fn jump_bytes(&self, size: u64, spare: u64) -> u64 {
-        self.read_ahead.jump_bytes(size, spare)
+    /// Returns what a read in order asks for. One who may only be looking at a file of `size` bytes
+    /// gets little beyond what the first request brings.
+    pub(super) fn next(&self, range: Range<u64>, size: u64) -> Range<u64> {
+        let least = range.start.saturating_add(LEAST_FETCH_BYTES);
+        let more = match self.read_ahead.wanted_to {
+            0 => least.min(first_fetch(size).end),
+            _ => least,
+        };
+        range.start..range.end.max(more)
+    }
+
+    /// Returns what a read elsewhere asks for. `spare` bytes more than it needs are not noticed by
+    /// who comes next.
+    pub(super) fn jump(
+        &self,
+        range: Range<u64>,
+        size: u64,
+        layout: Option<Layout>,
+        spare: u64,
+    ) -> Range<u64> {
+        self.read_ahead.jump(range, size, layout, spare)
     }
 
     /// Wants nothing ahead any more, until the next read: what was asked for did not come.
@@ -252,6 +329,7 @@ mod tests {
     /// A handle's reads, and the time.
     struct Reads {
         state: ReadAhead,
+        layout: Option<Layout>,
         now: Instant,
     }
 
@@ -259,12 +337,14 @@ mod tests {
         fn new() -> Reads {
             Reads {
                 state: ReadAhead::default(),
+                layout: None,
                 now: Instant::now(),
             }
         }
 
         fn read(&mut self, at: u64) -> Advice {
-            self.state.on_read(at..at + READ, SIZE, self.now)
+            let (range, layout) = (at..at + READ, self.layout);
+            self.state.on_read(range, SIZE, layout, self.now)
         }
 
         /// Reads in order from `from`, each read after `pause`; returns how far ahead was wanted
@@ -286,7 +366,7 @@ mod tests {
     #[test]
     fn a_look_at_the_header_asks_nothing_ahead() {
         let mut reads = Reads::new();
-        assert_eq!(reads.in_order(0, 128 * KIB, AT_ONCE), (0, false));
+        assert_eq!(reads.in_order(0, 384 * KIB, AT_ONCE), (0, false));
         let advice = reads.read(SIZE - READ);
         assert!(advice.jumped && !advice.more);
     }
@@ -294,11 +374,11 @@ mod tests {
     #[test]
     fn reading_in_order_widens_the_window_to_its_limit() {
         let mut reads = Reads::new();
-        let (after_some, _) = reads.in_order(0, 256 * KIB, AT_ONCE);
+        let (after_some, _) = reads.in_order(0, 512 * KIB, AT_ONCE);
         assert!((8 * MIB..=16 * MIB).contains(&after_some), "{after_some}");
-        let (after_one, _) = reads.in_order(256 * KIB, 768 * KIB, AT_ONCE);
-        assert!(after_one > 48 * MIB, "{after_one}");
-        let (after_all, whole) = reads.in_order(MIB, 200 * MIB, AT_ONCE);
+        let (after_two, _) = reads.in_order(512 * KIB, 1536 * KIB, AT_ONCE);
+        assert!(after_two > 48 * MIB, "{after_two}");
+        let (after_all, whole) = reads.in_order(2 * MIB, 200 * MIB, AT_ONCE);
         assert!(after_all > 90 * MIB && after_all <= MAX_WINDOW_BYTES);
         assert!(whole);
     }
@@ -312,6 +392,65 @@ mod tests {
         // Who then reads all as fast as it comes soon has the line.
         let (ahead, _) = reads.in_order(4 * MIB, 64 * MIB, AT_ONCE);
         assert!(ahead > 32 * MIB, "{ahead}");
+    }
+
+    /// A file with tables at both ends, of which so much plays a second.
+    const SOUND: Layout = Layout {
+        head_end: 3 * MIB,
+        tail_start: SIZE - 2 * MIB,
+        bytes_per_second: Some(40_000),
+    };
+
+    #[test]
+    fn reading_tables_asks_for_no_sound() {
+        let mut reads = Reads::new();
+        reads.layout = Some(SOUND);
+        let (ahead, _) = reads.in_order(0, 2 * MIB, AT_ONCE);
+        assert!((MIB / 2..=MIB).contains(&ahead), "{ahead}");
+        assert_eq!(
+            reads.in_order(2 * MIB, MIB + 384 * KIB, AT_ONCE),
+            (0, false)
+        );
+        let (ahead, _) = reads.in_order(3 * MIB + 384 * KIB, 128 * KIB, AT_ONCE);
+        assert!(ahead > 8 * MIB, "{ahead}");
+    }
+
+    #[test]
+    fn a_player_of_small_files_has_its_seconds_before_it_has_read_much() {
+        let mut reads = Reads::new();
+        let pause = Duration::from_millis(2048);
+        assert_eq!(reads.in_order(3 * MIB, 384 * KIB, pause), (0, false));
+        reads.layout = Some(SOUND);
+        let (ahead, _) = reads.in_order(3 * MIB + 384 * KIB, READ, pause);
+        assert!((256 * KIB..=MIB).contains(&ahead), "{ahead}");
+    }
+
+    #[test]
+    fn a_read_near_the_end_asks_for_what_is_there() {
+        let mut reads = Reads::new();
+        let jump = |reads: &mut Reads, at: u64| {
+            reads.read(at);
+            let range = at..at + 4 * KIB;
+            reads.state.jump(range, SIZE, reads.layout, 0)
+        };
+        assert_eq!(jump(&mut reads, SIZE - 4 * KIB), SIZE - 8 * KIB..SIZE);
+        assert_eq!(jump(&mut reads, SIZE - 70 * KIB), SIZE - 70 * KIB..SIZE);
+        let at = SIZE - 2 * MIB;
+        assert_eq!(jump(&mut reads, at), at..at + 256 * KIB);
+        reads.layout = Some(SOUND);
+        jump(&mut reads, 9 * MIB);
+        assert_eq!(jump(&mut reads, at), at..at + MIB);
+    }
+
+    #[test]
+    fn a_read_elsewhere_asks_for_a_second_of_sound() {
+        let mut reads = Reads::new();
+        reads.layout = Some(Layout {
+            bytes_per_second: Some(768 * KIB),
+            ..SOUND
+        });
+        reads.read(100 * MIB);
+        assert_eq!(reads.state.jump_bytes(SIZE, 0), 768 * KIB);
     }
 
     #[test]
@@ -341,7 +480,7 @@ mod tests {
     #[test]
     fn the_first_request_is_a_small_part_of_the_file() {
         assert_eq!(first_fetch(3 * MIB), 0..3 * MIB);
-        assert_eq!(first_fetch(30 * MIB), 0..256 * KIB);
+        assert_eq!(first_fetch(30 * MIB), 0..384 * KIB);
         assert_eq!(first_fetch(SIZE), 0..MIB);
     }
 

@@ -1,6 +1,8 @@
 //! What reading costs at the bucket, in requests and bytes, and that its bytes are the right ones
 //! while they arrive.
 
+mod scan;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -60,7 +62,7 @@ fn the_first_bytes_cost_one_request_and_no_other_of_any_kind() {
     check(&file, 0, LOOK);
     let requests = model.requests();
     assert_eq!(requests.len(), 1, "{requests:?}");
-    assert_eq!(gets(&model), [(0, 256 << 10)]);
+    assert_eq!(gets(&model), [(0, 384 << 10)]);
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn bytes_come_once_and_then_from_the_disk() {
 #[test]
 fn an_open_asks_for_small_files_whole_and_for_the_head_of_large_ones() {
     let bench = Bench::new();
-    for (key, size, asked) in [("small", 3 * MIB, 3 * MIB), ("large", 30 * MIB, 256 * KIB)] {
+    for (key, size, asked) in [("small", 3 * MIB, 3 * MIB), ("large", 30 * MIB, 384 * KIB)] {
         let (version, bytes) = bench.object(key, size);
         let file = bench.cache.open_file(&version, size as u64).unwrap();
         let stream = ReadStream::default();
@@ -52,7 +52,7 @@ fn an_open_asks_for_small_files_whole_and_for_the_head_of_large_ones() {
         assert_eq!(head, bytes[..64 * KIB]);
         bench.wait_until(|| file.is_complete() == (asked == size));
     }
-    assert_eq!(bench.store.gets(), [0..3 << 20, 0..256 << 10]);
+    assert_eq!(bench.store.gets(), [0..3 << 20, 0..384 << 10]);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn streams_share_the_line_by_earliest_need() {
         .store
         .usually(Answer::Gated(64 * KIB, Arc::clone(&permits)));
     let read_on = |file: &Arc<CacheFile>, stream: &ReadStream| {
-        for at in (0..384 * KIB).step_by(128 * KIB) {
+        for at in (0..640 * KIB).step_by(128 * KIB) {
             file.note_read(stream, at as u64, 128 * KIB);
         }
     };

@@ -1,0 +1,62 @@
+//! What is known of a file as audio: read from its bytes as they arrive, and used for the read-ahead.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::Cache;
+use super::fetch::{Wish, register};
+use super::file::{CacheFile, Content, Phase};
+use super::read_ahead::{SMALL_FILE_BYTES, Stream};
+use crate::audio::{self, Layout, Source};
+
+/// Tables at the end are asked for along with those at the head up to this length; of longer ones
+/// so much, and the rest as it is read.
+const MOST_TAIL_BYTES: u64 = 1 << 20;
+const PAGE_BYTES: u64 = 4096;
+
+impl Source for Content {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> bool {
+        let range = offset..offset.saturating_add(buf.len() as u64);
+        self.state.lock().present.contains(range)
+            && self.reader().read_exact_at(buf, offset).is_ok()
+    }
+}
+
+impl CacheFile {
+    /// Returns what is known of the file as audio.
+    pub(super) fn layout(&self) -> Option<Layout> {
+        self.content.state.lock().layout
+    }
+
+    /// Looks at the bytes that are here, and asks for the tables at the end if there are any: who
+    /// has read the head wants them next.
+    pub(super) fn learn(self: &Arc<Self>, cache: &Arc<Cache>, stream: &Arc<Stream>) {
+        if self.size() <= SMALL_FILE_BYTES {
+            return;
+        }
+        let layout = audio::layout(&*self.content);
+        let tail = {
+            let mut state = self.content.state.lock();
+            state.layout = layout.or(state.layout);
+            let start = layout.map_or(self.size(), |layout| layout.tail_start);
+            let end = self.size().min(start.saturating_add(MOST_TAIL_BYTES));
+            // The kernel asks for whole pages.
+            let tail = start - start % PAGE_BYTES..end;
+            (start < self.size() && state.phase == Phase::Filling)
+                .then(|| state.first_gap(tail))
+                .flatten()
+                .map(|gap| register(&mut state, gap, false))
+        };
+        if let Some(fetch) = tail {
+            let wish = Wish {
+                stream: Arc::downgrade(stream),
+                ..Wish::default()
+            };
+            self.start_needed(cache, fetch, wish);
+        }
+    }
+}
