@@ -25,16 +25,33 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// Fewer bytes a second are no progress: they would keep a reader for minutes.
+const LEAST_RATE: f64 = 1536.0;
+
 /// How far a transfer has got.
 struct Progress {
     at: u64,
-    /// When the last byte arrived, or when it began.
+    /// How far it was at `last`.
+    counted: u64,
+    /// When it last made progress, or when it began.
     last: Instant,
+}
+
+impl Progress {
+    /// Bytes have arrived; they count when they are as many as should have come by the deadline.
+    fn advance(&mut self, length: u64, now: Instant, deadline: Duration) {
+        self.at += length;
+        if (self.at - self.counted) as f64 >= LEAST_RATE * deadline.as_secs_f64() {
+            self.counted = self.at;
+            self.last = now;
+        }
+    }
 }
 
 impl CacheFile {
     /// Brings a range into the file. Retries what is transient, with what is still missing, until
-    /// no byte has arrived for the deadline. `ahead` says that it can be done without.
+    /// next to nothing has arrived for the deadline; but nobody need wait for a bucket that is known
+    /// not to answer. `ahead` says that it can be done without.
     pub(super) async fn transfer(
         &self,
         cache: &Arc<Cache>,
@@ -46,8 +63,10 @@ impl CacheFile {
         if !cache.make_room().await && ahead {
             return Err(CacheError::Cancelled);
         }
+        let reachable = cache.fetcher.store.is_reachable();
         let mut progress = Progress {
             at: range.start,
+            counted: range.start,
             last: Instant::now(),
         };
         let mut pause = FIRST_PAUSE;
@@ -65,7 +84,7 @@ impl CacheFile {
                 _ => return Err(error),
             };
             let wait = transient.retry_after().unwrap_or(pause).max(pause);
-            if progress.last.elapsed() + wait >= deadline {
+            if !reachable || progress.last.elapsed() + wait >= deadline {
                 return Err(error);
             }
             log::debug!("get {} is tried again: {error}", self.version.key);
@@ -105,9 +124,9 @@ impl CacheFile {
             let length = self.write(cache, progress.at, batch).await?;
             self.content.add(progress.at..progress.at + length);
             reserved.arrived(length);
-            progress.at += length;
-            progress.last = Instant::now();
-            line.note_arrival(length, progress.last);
+            let now = Instant::now();
+            progress.advance(length, now, deadline);
+            line.note_arrival(length, now);
             if let Some(error) = failure {
                 return Err(error.into());
             }

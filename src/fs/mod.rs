@@ -335,9 +335,9 @@ impl Fs {
     /// Whether the bucket answered lately, or has not been asked.
     pub fn is_reachable(&self) -> bool {
         let now = self.clock.instant();
-        self.last_failure
-            .lock()
-            .is_none_or(|failed| now >= failed + UNREACHABLE_FOR)
+        let last_failure = *self.last_failure.lock();
+        self.store.is_reachable()
+            && last_failure.is_none_or(|failed| now >= failed + UNREACHABLE_FOR)
     }
 
     /// Returns the room that is really left for recording: that of the staging area's disk.

@@ -10,6 +10,10 @@ use super::{
 /// A key of our own that is never written: asking for it tells rights, not content.
 const PROBE_KEY: &str = ".voicebeatfs/probe";
 
+pub(super) fn probe_key() -> Key {
+    Key::new(PROBE_KEY).expect("the probe's key is short")
+}
+
 /// What a token may do in a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rights {
@@ -33,7 +37,7 @@ pub async fn check_reachable(store: &dyn ObjectStore) -> StoreResult<()> {
 /// Returns what the token may do, without writing anything: a write on the condition of a version
 /// that never was fails, for want of the version or for want of the right.
 pub async fn check_rights(store: &dyn ObjectStore) -> StoreResult<Rights> {
-    let key = Key::new(PROBE_KEY).expect("the probe's key is short");
+    let key = probe_key();
     let read = match store.head(&key, ReadCondition::None).await {
         Ok(_) | Err(StoreError::NotFound) => true,
         Err(StoreError::Denied(_)) => false,

@@ -444,6 +444,12 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// the request; what was sent may still take effect.
 #[async_trait]
 pub trait ObjectStore: Send + Sync + fmt::Debug {
+    /// Whether there is any use in asking: false while nobody has been answered for a while, when
+    /// reads fail at once.
+    fn is_reachable(&self) -> bool {
+        true
+    }
+
     /// Returns what is known about an object without its bytes.
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo>;
 

@@ -4,23 +4,33 @@
 //! has a deadline, and the uploader repeats writes for ever, one by one and with the journal's
 //! knowledge of what was tried. The bytes of a GET are not repeated here either: the cache knows
 //! which of them it has.
+//!
+//! While the bucket answers nobody, reads fail at once ([`breaker`]). Writes do not: the uploader
+//! sends one at a time then, and each may be the one that gets through.
+
+mod breaker;
+mod probe;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use self::breaker::{Breaker, is_unanswered};
 use super::{
     CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
     ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition,
     StoreError, StoreResult, Upload, WriteCondition,
 };
 use crate::clock::SharedClock;
+
+/// An answer that has not come after so long counts as missing when its caller gives up.
+const IN_VAIN: Duration = Duration::from_secs(1);
 
 /// How a store is retried.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +112,36 @@ pub struct RetryStore {
     policy: RetryPolicy,
     clock: SharedClock,
     sleeper: Arc<dyn Sleeper>,
+    breaker: Arc<Breaker>,
+}
+
+/// A try under way. Dropped without an answer after a while, it counts as one that got none: who
+/// gives up early must not hide an outage from the others.
+struct Try<'a> {
+    store: &'a RetryStore,
+    class: Class,
+    begun: Instant,
+    ended: bool,
+}
+
+impl Try<'_> {
+    fn end<T>(mut self, result: StoreResult<T>) -> StoreResult<T> {
+        self.ended = true;
+        match is_unanswered(&result) {
+            true => self.store.note_failure(self.class, self.begun),
+            false => self.store.note_answer(),
+        }
+        result
+    }
+}
+
+impl Drop for Try<'_> {
+    fn drop(&mut self) {
+        let waited = self.store.clock.instant().duration_since(self.begun);
+        if !self.ended && waited >= IN_VAIN {
+            self.store.note_failure(self.class, self.begun);
+        }
+    }
 }
 
 impl RetryStore {
@@ -117,7 +157,42 @@ impl RetryStore {
             policy,
             clock,
             sleeper,
+            breaker: Arc::default(),
         }
+    }
+
+    fn note_answer(&self) {
+        if self.breaker.answered(self.clock.instant()) {
+            log::info!("the bucket answers again");
+        }
+    }
+
+    /// Failing writes alone say little: they may all be to one key that rests, and take long.
+    fn note_failure(&self, class: Class, begun: Instant) {
+        if class == Class::Read && self.breaker.failed(begun, self.clock.instant()) {
+            log::warn!("the bucket answers nobody: reads fail at once until it does");
+            let (clock, sleeper) = (self.clock.clone(), self.sleeper.clone());
+            probe::begin(&self.inner, &self.breaker, clock, sleeper);
+        }
+    }
+
+    async fn try_once<T>(
+        &self,
+        class: Class,
+        request: impl Future<Output = StoreResult<T>>,
+    ) -> StoreResult<T> {
+        let this = Try {
+            store: self,
+            class,
+            begun: self.clock.instant(),
+            ended: false,
+        };
+        this.end(request.await)
+    }
+
+    /// Whether somebody is told at once that the bucket cannot be asked.
+    fn refuses(&self, class: Class) -> bool {
+        class == Class::Read && self.breaker.is_open()
     }
 
     async fn retry<T, F>(
@@ -130,19 +205,22 @@ impl RetryStore {
         F: Future<Output = StoreResult<T>> + Send,
         T: Send,
     {
+        if self.refuses(class) {
+            return Err(nobody_answered());
+        }
         let begun = self.clock.instant();
         let patience = match class {
             Class::Read => self.policy.reads,
             Class::Repeatable | Class::Once => self.policy.writes,
         };
         for failures in 0.. {
-            let error = match send().await {
+            let error = match self.try_once(class, send()).await {
                 Err(error) if class.may_repeat(&error) => error,
                 answer => return answer,
             };
             let pause = self.pause(class, failures, error.retry_after());
             let waited = self.clock.instant().duration_since(begun);
-            if waited + pause > patience {
+            if waited + pause > patience || self.refuses(class) {
                 return Err(error);
             }
             let (verb, key) = what;
@@ -166,8 +244,19 @@ impl RetryStore {
     }
 }
 
+fn nobody_answered() -> StoreError {
+    StoreError::Unavailable {
+        message: "it has answered nobody for a while".into(),
+        retry_after: None,
+    }
+}
+
 #[async_trait]
 impl ObjectStore for RetryStore {
+    fn is_reachable(&self) -> bool {
+        !self.breaker.is_open()
+    }
+
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {
         let what = ("HEAD", key.as_str());
         let send = || self.inner.head(key, condition.clone());

@@ -231,6 +231,10 @@ fn is_pinned_locally(condition: &ReadCondition) -> bool {
 
 #[async_trait]
 impl ObjectStore for FallbackStore {
+    fn is_reachable(&self) -> bool {
+        self.primary.is_reachable()
+    }
+
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {
         if is_pinned_locally(&condition) {
             return self.local_head(key, condition).await;

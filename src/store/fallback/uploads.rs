@@ -29,6 +29,10 @@ impl UploadView {
 
 #[async_trait]
 impl ObjectStore for UploadView {
+    fn is_reachable(&self) -> bool {
+        self.0.is_reachable()
+    }
+
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {
         match is_pinned_locally(&condition) {
             true => self.0.head(key, condition).await,

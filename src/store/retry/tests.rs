@@ -221,3 +221,49 @@ async fn a_part_may_be_sent_again() {
     let pauses = bench.pauses.taken.lock().clone();
     assert_eq!(pauses, [Duration::from_millis(1500); 2]);
 }
+
+#[tokio::test]
+async fn while_nobody_is_answered_reads_fail_at_once_until_a_probe_is_answered() {
+    let bench = bench((0..60).map(|_| unavailable()));
+    let list = || bench.store.list(ListRequest::default());
+    list().await.unwrap_err();
+    assert!(!bench.store.is_reachable());
+    let calls = *bench.inner.calls.lock();
+    for _ in 0..20 {
+        assert!(matches!(list().await, Err(Unavailable { .. })));
+    }
+    assert_eq!(*bench.inner.calls.lock(), calls);
+    // A write may be the one that gets through.
+    bench.store.put(put()).await.unwrap_err();
+    assert_eq!(*bench.inner.calls.lock(), calls + 1);
+    // The probe has its turn now, and asks until the script has ended.
+    while !bench.store.is_reachable() {
+        tokio::task::yield_now().await;
+    }
+    list().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_gives_up_waiting_does_not_hide_an_outage() {
+    let bench = bench([]);
+    for _ in 0..4 {
+        let given_up = Try {
+            store: &bench.store,
+            class: Class::Read,
+            begun: bench.pauses.clock.instant(),
+            ended: false,
+        };
+        bench.pauses.clock.advance(Duration::from_secs(2));
+        drop(given_up);
+    }
+    assert!(!bench.store.is_reachable());
+}
+
+#[tokio::test]
+async fn failing_writes_alone_are_no_outage() {
+    let bench = bench((0..60).map(|_| throttled(Some(4))));
+    for _ in 0..4 {
+        bench.store.put(put()).await.unwrap_err();
+    }
+    assert!(bench.store.is_reachable());
+}

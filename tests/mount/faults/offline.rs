@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 
-use r2_model::{Connections, R2Model};
+use r2_model::{Connections, Fault, FaultRule, Operation, R2Model, Reply};
 
 use super::*;
 use crate::common::mount::{DEADLINE, model_settings};
@@ -84,6 +84,125 @@ fn goes_on_without(how: Connections) {
     let status = mount.status();
     assert_eq!(status["uploads"]["parked"], 0, "{status:#}");
     assert_eq!(status["conflicts"], 0, "{status:#}");
+}
+
+/// An outage that lasts costs its callers nothing once it is known: they are told at once, what is
+/// here is served, and one small question after another finds its end.
+fn callers_do_not_wait_in(begin: impl FnOnce(&R2Model)) {
+    let model = R2Model::start();
+    let cached = noise(1, 300_000);
+    for number in 0..CALLERS {
+        model.put(&format!("segments/{number}.wav"), cached.clone());
+    }
+    model.put("segments/cached.wav", cached.clone());
+    // All callers together would wait for minutes.
+    let mut mount = Mount::with(&model, &[("REQUEST_DEADLINE_SECONDS", "10")]);
+    assert_eq!(names(&mount, "segments").len(), CALLERS + 1);
+    assert_file(&mount.path("segments/cached.wav"), &cached);
+    begin(&model);
+    model.cut_connections();
+    let first = [0, 1, 2].map(|number| {
+        let path = mount.path(&format!("segments/{number}.wav"));
+        std::thread::spawn(move || fs::read(path))
+    });
+    let end = Instant::now() + DEADLINE;
+    while !mount.log().contains("answers nobody") {
+        assert!(Instant::now() < end, "it is noticed: {}", mount.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(mount.status()["online"], false);
+    let gets = gets_of(&model);
+    answered("all that is not here", || {
+        for number in 3..CALLERS {
+            assert_no_answer(fs::read(mount.path(&format!("segments/{number}.wav"))));
+        }
+    });
+    answered("names of other folders", || {
+        for number in 0..CALLERS {
+            let name = format!("layers/{number}.wav");
+            assert_no_answer(fs::metadata(mount.path(&name)));
+        }
+    });
+    // The first may still have asked.
+    assert!(gets_of(&model) < gets + CALLERS / 2);
+    answered("cached", || {
+        assert_file(&mount.path("segments/cached.wav"), &cached);
+        assert_eq!(names(&mount, "segments").len(), CALLERS + 1);
+        fs::write(mount.path("segments/made.wav"), "made").unwrap();
+    });
+    model.clear_faults();
+    model.restart();
+    mount.wait_for("it is back", |status| status["online"] == true);
+    for reader in first {
+        // Who waited since before it was known may have been served in the end.
+        match reader.join().unwrap() {
+            Ok(bytes) => assert_eq!(bytes, cached),
+            Err(error) => assert_no_answer::<()>(Err(error)),
+        }
+    }
+    for number in 0..CALLERS {
+        assert_file(&mount.path(&format!("segments/{number}.wav")), &cached);
+    }
+    mount.wait_uploaded();
+    assert_object(&model, "segments/made.wav", b"made");
+    mount.unmount();
+}
+
+/// How many callers come while the bucket is away. One after the other they would wait for longer
+/// than a test may take.
+const CALLERS: usize = 30;
+
+fn gets_of(model: &R2Model) -> usize {
+    let requests = model.requests();
+    let gets = requests
+        .iter()
+        .filter(|r| r.operation == Operation::GetObject);
+    gets.count()
+}
+
+#[test]
+fn callers_of_a_bucket_that_refuses_connections() {
+    callers_do_not_wait_in(|model| model.set_connections(Connections::Refuse));
+}
+
+#[test]
+fn callers_of_a_bucket_that_nobody_hears() {
+    callers_do_not_wait_in(|model| model.set_connections(Connections::BlackHole));
+}
+
+#[test]
+fn callers_of_a_bucket_that_asks_all_to_slow_down() {
+    callers_do_not_wait_in(|model| {
+        model.add_fault(FaultRule::new(Fault::too_many_requests(None)));
+    });
+}
+
+#[test]
+fn callers_of_a_bucket_that_only_fails() {
+    callers_do_not_wait_in(|model| {
+        model.add_fault(FaultRule::new(Fault::reply(Reply::html(500))));
+    });
+}
+
+#[test]
+fn a_line_of_a_kilobyte_a_second_keeps_nobody_beyond_the_deadline() {
+    let model = R2Model::start();
+    let bytes = noise(1, 300_000);
+    model.put("segments/s.wav", bytes.clone());
+    let mut mount = impatient(&model);
+    assert_eq!(names(&mount, "segments"), ["s.wav"]);
+    let slow = model.add_fault(FaultRule::new(Fault::SlowBody(1000)));
+    let path = mount.path("segments/s.wav");
+    // All of it would take five minutes.
+    assert_no_answer(answered("reading", || fs::read(&path)));
+    assert_no_answer(answered("appending", || {
+        File::options().append(true).open(&path)?.write_all(b"more")
+    }));
+    assert!(model.fired(slow) > 0);
+    answered("umount", || mount.unmount());
+    model.clear_faults();
+    mount.mount();
+    assert_file(&path, &bytes);
 }
 
 #[test]
