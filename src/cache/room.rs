@@ -1,7 +1,7 @@
 //! Keeping the cache to its budget: what it holds, and what goes first.
 //!
 //! Entries in use (open, or being filled) are never taken from under their readers; of the others
-//! the least recently used go first. A request reserves its bytes before it is sent, so that the
+//! the least recently used go first, and those last of which only what a scan looks at is here. A request reserves its bytes before it is sent, so that the
 //! bytes on disk stay within the budget while many requests are under way.
 
 use std::sync::Arc;
@@ -22,6 +22,11 @@ const DEFAULT_DISK_PART: u64 = 5;
 const SLACK_PART: u64 = 50;
 /// The slack is no more than this.
 const MAX_SLACK_BYTES: u64 = 256 << 20;
+/// A partial entry of no more than this is what a scan has looked at: bringing it again costs two
+/// round trips for each file of a library, and keeping it next to nothing.
+const LOOK_BYTES: u64 = 1 << 20;
+/// All of these together are kept longer than others up to this part of the budget.
+const LOOKS_PART: u64 = 8;
 /// Rows looked at at once.
 const PAGE_ROWS: u32 = 256;
 /// Before all others in an order by time.
@@ -198,12 +203,31 @@ impl Cache {
 
     fn evict_bytes(&self, wanted: u64) -> (u64, u64) {
         self.save_changed();
+        let looks = self.logged(self.index().bytes_of_looks(LOOK_BYTES));
+        let (mut files, mut bytes) = match looks {
+            Some(looks) if looks <= self.max_bytes / LOOKS_PART => {
+                self.evict_rows(wanted, Some(LOOK_BYTES))
+            }
+            _ => (0, 0),
+        };
+        if bytes < wanted {
+            let (more_files, more_bytes) = self.evict_rows(wanted - bytes, None);
+            files += more_files;
+            bytes += more_bytes;
+        }
+        log::debug!("cache: evicted {files} files, {bytes} bytes");
+        (files, bytes)
+    }
+
+    /// Removes entries, the least recently used first, without those that are spared; returns how
+    /// many files and bytes went.
+    fn evict_rows(&self, wanted: u64, spared: Option<u64>) -> (u64, u64) {
         let index = self.index();
         let (mut files, mut bytes) = (0, 0);
         let mut cursor = START;
         while bytes < wanted {
             let page = self
-                .logged(index.least_used(cursor, PAGE_ROWS))
+                .logged(index.least_used(cursor, spared, PAGE_ROWS))
                 .unwrap_or_default();
             let Some(last) = page.last() else { break };
             cursor = (to_ms(last.used_at), Some(last.id));
@@ -217,7 +241,6 @@ impl Cache {
                 }
             }
         }
-        log::debug!("cache: evicted {files} files, {bytes} bytes");
         (files, bytes)
     }
 

@@ -138,9 +138,28 @@ impl Index {
         })
     }
 
-    /// Returns the entries used least recently after `cursor`, at most `limit`.
-    pub(in crate::cache) fn least_used(&self, cursor: Cursor, limit: u32) -> io::Result<Vec<Row>> {
-        self.page("used_at_ms", cursor, i64::MAX, limit)
+    /// Returns the entries used least recently after `cursor`, at most `limit`. Partial entries of no
+    /// more than `spared` bytes are left out.
+    pub(in crate::cache) fn least_used(
+        &self,
+        cursor: Cursor,
+        spared: Option<u64>,
+        limit: u32,
+    ) -> io::Result<Vec<Row>> {
+        self.page("used_at_ms", cursor, i64::MAX, spared, limit)
+    }
+
+    /// Returns how many bytes are held by partial entries of at most so many bytes each.
+    pub(in crate::cache) fn bytes_of_looks(&self, most: u64) -> io::Result<u64> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT coalesce(sum(held_bytes), 0) FROM entries \
+                     WHERE complete = 0 AND held_bytes <= ?1",
+                )?
+                .query_row([most.cast_signed()], |row| row.get::<_, i64>(0))
+                .map(i64::unsigned_abs)
+        })
     }
 
     /// Returns the entries fetched before a time after `cursor`, the oldest first, at most `limit`.
@@ -150,7 +169,7 @@ impl Index {
         cursor: Cursor,
         limit: u32,
     ) -> io::Result<Vec<Row>> {
-        self.page("fetched_at_ms", cursor, to_ms(before), limit)
+        self.page("fetched_at_ms", cursor, to_ms(before), None, limit)
     }
 
     /// Returns the entries after `key`, ordered by key, at most `limit`. A version of `key` itself
@@ -230,16 +249,25 @@ impl Index {
         })
     }
 
-    fn page(&self, order: &str, cursor: Cursor, before: i64, limit: u32) -> io::Result<Vec<Row>> {
+    fn page(
+        &self,
+        order: &str,
+        cursor: Cursor,
+        before: i64,
+        spared: Option<u64>,
+        limit: u32,
+    ) -> io::Result<Vec<Row>> {
         let (from, id) = cursor;
+        let spared = spared.map_or(-1, u64::cast_signed);
         let id = id.map_or(Vec::new(), |id| blob(id).to_vec());
         self.read(|connection: &Connection| {
             connection
                 .prepare_cached(&format!(
                     "SELECT {COLUMNS} FROM entries WHERE ({order}, id) > (?1, ?2) \
-                     AND {order} < ?3 ORDER BY {order}, id LIMIT ?4"
+                     AND {order} < ?3 AND (complete = 1 OR held_bytes > ?4) \
+                     ORDER BY {order}, id LIMIT ?5"
                 ))?
-                .query_map(params![from, id, before, limit], row_of)?
+                .query_map(params![from, id, before, spared, limit], row_of)?
                 .collect()
         })
     }
@@ -340,7 +368,7 @@ mod tests {
         }
         let (mut cursor, mut seen) = ((i64::MIN, None), Vec::new());
         loop {
-            let page = index.least_used(cursor, 3).unwrap();
+            let page = index.least_used(cursor, None, 3).unwrap();
             let Some(last) = page.last() else { break };
             cursor = (to_ms(last.used_at), Some(last.id));
             seen.extend(page);

@@ -41,6 +41,8 @@ fn whole_and_partial_files_survive_a_clean_end() {
 fn a_killed_process_keeps_what_was_whole_and_removes_what_has_no_row() {
     let mut bench = Bench::new();
     let (whole, _) = bench.filled("whole", 100 * KIB);
+    // Its row is written by the thread that has verified it.
+    bench.wait_until(|| matches!(bench.cache.index().find(&whole), Ok(Some(row)) if row.complete));
     let (part, _) = bench.object("part", 8 * MIB);
     let file = bench.cache.open_file(&part, 8 << 20).unwrap();
     let stream = ReadStream::default();
@@ -117,6 +119,40 @@ fn the_budget_holds_and_the_least_used_go_first() {
     }
     assert!(bench.cache.get(&versions[39]).is_some());
     assert!(bench.cache.get(&versions[1]).is_none());
+}
+
+#[test]
+fn what_a_scan_has_looked_at_is_evicted_last() {
+    let bench = Bench::with(|options| options.max_bytes = Some(8 << 20));
+    let look = |key: &str| {
+        let (version, _) = bench.object(key, 5 * MIB);
+        let file = bench.cache.open_file(&version, 5 << 20).unwrap();
+        file.prefetch(&ReadStream::default());
+        bench.settle_fetches(&file);
+        version
+    };
+    let used_next = || bench.clock.advance(Duration::from_secs(120));
+    let header = look("header");
+    for number in 0..12 {
+        used_next();
+        bench.filled(&format!("f{number}"), MIB);
+    }
+    assert!(
+        bench
+            .cache
+            .get(&header)
+            .is_some_and(|file| file.held_bytes() > 0)
+    );
+    // They are a small part of the cache, or go like all others.
+    for number in 0..3 {
+        used_next();
+        look(&format!("h{number}"));
+    }
+    for number in 12..24 {
+        used_next();
+        bench.filled(&format!("f{number}"), MIB);
+    }
+    assert!(bench.cache.get(&header).is_none());
 }
 
 #[test]
