@@ -15,6 +15,8 @@ mod mp4;
 mod mpeg;
 mod ogg;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod damaged;
 #[cfg(test)]
 mod tests;
 

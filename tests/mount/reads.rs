@@ -1,6 +1,7 @@
 //! What reading costs at the bucket, in requests and bytes, and that its bytes are the right ones
 //! while they arrive.
 
+mod random;
 mod scan;
 
 use std::fs::File;
