@@ -40,6 +40,8 @@ pub enum FsError {
     CrossDevice,
     #[error("no such attribute")]
     NoAttribute,
+    #[error("no room for more extended attributes")]
+    AttributesFull,
     #[error("the bucket did not answer in time")]
     DeadlineExceeded,
     #[error("not supported")]
@@ -74,7 +76,7 @@ impl FsError {
             Denied => libc::EACCES,
             ReadOnly(_) => libc::EROFS,
             Stale => libc::ESTALE,
-            StagingFull => libc::ENOSPC,
+            StagingFull | AttributesFull => libc::ENOSPC,
             TooLarge => libc::EFBIG,
             NotPermitted(_) => libc::EPERM,
             BadEncoding => libc::EILSEQ,
@@ -163,6 +165,7 @@ mod tests {
             (BadEncoding, libc::EILSEQ),
             (CrossDevice, libc::EXDEV),
             (NoAttribute, libc::ENODATA),
+            (AttributesFull, libc::ENOSPC),
             (DeadlineExceeded, libc::ETIMEDOUT),
             (Unsupported, libc::EOPNOTSUPP),
             (BadHandle, libc::EBADF),

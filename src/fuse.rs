@@ -9,6 +9,7 @@ mod decode;
 mod device;
 mod lanes;
 mod reply;
+mod xattr;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -28,7 +29,7 @@ use fuser::{
 use tokio::runtime::Handle as Runtime;
 
 use self::crew::Crew;
-use self::decode::{caller, empty, time};
+use self::decode::{caller, empty, time, written};
 use self::reply::errno;
 use crate::fs::attr::{Fh, Ino, SetAttr};
 use crate::fs::{Fs, OpenFlags};
@@ -82,6 +83,8 @@ impl Filesystem for Fuse {
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             // Pages stay until we say so: our own writes move the modification time all the time.
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            // Else the kernel asks for capabilities before every single write.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ] {
             // What an older kernel lacks it does without.
             let _ = config.add_capabilities(wanted);
@@ -120,7 +123,7 @@ impl Filesystem for Fuse {
 
     fn setattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -137,6 +140,9 @@ impl Filesystem for Fuse {
         reply: ReplyAttr,
     ) {
         // Inline; remote when a length is set of a file whose bytes are not all here.
+        if let (Some(_), Err(error)) = (size, self.before_change(request, ino)) {
+            return reply.error(error);
+        }
         let fs = self.fs.clone();
         let change = SetAttr {
             mode,
@@ -256,10 +262,15 @@ impl Filesystem for Fuse {
         self.entry(reply)(result.map_err(|error| errno("link", ino.0, &error)));
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
         // Inline; remote once in a while to check the version, and to truncate.
         let fs = self.fs.clone();
         let flags = OpenFlags { raw: flags.0 };
+        if fs.changes_by_open(Ino(ino.0), flags)
+            && let Err(error) = self.before_change(request, ino)
+        {
+            return reply.error(error);
+        }
         let future = async move { fs.open(Ino(ino.0), flags).await };
         self.answer("open", ino.0, future, move |result| match result {
             Ok(opened) => reply::opened(reply, opened),
@@ -340,16 +351,18 @@ impl Filesystem for Fuse {
         let _turn = self.crew.begin();
         let fh = Fh(fh.0);
         let page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
+            && let Err(error) = self.fs.drop_set_id_to_write(fh)
+        {
+            return reply.error(errno("write", ino.0, &error));
+        }
         match self.fs.try_write(fh, offset, data, page) {
             Some(Ok(written)) => reply.written(written as u32),
             Some(Err(error)) => reply.error(errno("write", ino.0, &error)),
             None => {
                 let (fs, data) = (self.fs.clone(), data.to_vec());
                 let future = async move { fs.write_when_here(fh, offset, &data).await };
-                self.answer("write", ino.0, future, move |result| match result {
-                    Ok(written) => reply.written(written as u32),
-                    Err(error) => reply.error(error),
-                });
+                self.answer("write", ino.0, future, written(reply));
             }
         }
     }
@@ -482,29 +495,41 @@ impl Filesystem for Fuse {
         }
     }
 
-    fn getxattr(&self, _: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
-        // On purpose: the kernel then never asks again. It would otherwise ask for capabilities
-        // before every single write.
-        reply.error(Errno::ENOSYS);
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        // Inline; remote for `user.*` of an object that nothing is known of but its listing.
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let future = async move { fs.getxattr(Ino(ino.0), &name).await };
+        self.answer("getxattr", ino.0, future, xattr::value(reply, size));
     }
 
-    fn listxattr(&self, _: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        // On purpose, as `getxattr`.
-        reply.error(Errno::ENOSYS);
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        // As `getxattr`.
+        let fs = self.fs.clone();
+        let future = async move { fs.listxattr(Ino(ino.0)).await };
+        self.answer("listxattr", ino.0, future, xattr::names(reply, size));
     }
 
     fn setxattr(
         &self,
         _: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        // On purpose, as `getxattr`.
-        reply.error(Errno::ENOSYS);
+        // As `getxattr`.
+        let (fs, name, value) = (self.fs.clone(), name.to_owned(), value.to_vec());
+        let future = async move { fs.setxattr(Ino(ino.0), &name, &value, flags).await };
+        self.answer("setxattr", ino.0, future, empty(reply));
+    }
+
+    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        // As `getxattr`.
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let future = async move { fs.removexattr(Ino(ino.0), &name).await };
+        self.answer("removexattr", ino.0, future, empty(reply));
     }
 
     fn access(&self, _: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -514,7 +539,7 @@ impl Filesystem for Fuse {
 
     fn fallocate(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -523,6 +548,9 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         // Inline; remote for a file whose bytes are not all here.
+        if let Err(error) = self.before_change(request, ino) {
+            return reply.error(error);
+        }
         let fs = self.fs.clone();
         let future = async move { fs.fallocate(Fh(fh.0), offset, length, mode).await };
         self.answer("fallocate", ino.0, future, empty(reply));
@@ -530,7 +558,7 @@ impl Filesystem for Fuse {
 
     fn copy_file_range(
         &self,
-        _: &Request,
+        request: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -542,18 +570,13 @@ impl Filesystem for Fuse {
         reply: ReplyWrite,
     ) {
         // Inline; remote for bytes that are not here.
+        if let Err(error) = self.before_change(request, ino_out) {
+            return reply.error(error);
+        }
         let fs = self.fs.clone();
         let (from, to) = ((Fh(fh_in.0), offset_in), (Fh(fh_out.0), offset_out));
         let future = async move { fs.copy_file_range(from, to, len).await };
-        self.answer(
-            "copy_file_range",
-            ino_out.0,
-            future,
-            move |result| match result {
-                Ok(copied) => reply.written(copied as u32),
-                Err(error) => reply.error(error),
-            },
-        );
+        self.answer("copy_file_range", ino_out.0, future, written(reply));
     }
 
     fn lseek(

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::attr::{Attr, Caller, Fh, Ino, Kind, SetAttr};
-use super::inode::{Content, Inode, Staged, State, Writer};
+use super::handle::Handle;
+use super::inode::{Content, Inode, Meta, Staged, State, Writer};
 use super::open::OpenFlags;
 use super::{Created, Fs, folder, name};
 use crate::error::{FsError, FsResult};
@@ -235,7 +236,7 @@ impl Fs {
             ..*change
         };
         if kept != SetAttr::default() {
-            self.change_attributes(&inode, &kept)?;
+            self.change_attributes(&inode, |meta| Ok(asked(&inode, meta, &kept)))?;
         }
         if let Some(atime) = change.atime {
             inode.state.lock().meta.atime = atime;
@@ -243,23 +244,20 @@ impl Fs {
         self.getattr(ino, None)
     }
 
-    fn change_attributes(&self, inode: &Arc<Inode>, change: &SetAttr) -> FsResult<()> {
+    /// Sets those attributes that `change` returns, which is given the ones of now.
+    pub(super) fn change_attributes(
+        &self,
+        inode: &Inode,
+        change: impl FnOnce(&Meta) -> FsResult<FileAttributes>,
+    ) -> FsResult<()> {
         let _changes = self.changes.lock();
         let key = self.tree.lock().key(inode.ino);
         let mut meta = inode.state.lock().meta.clone();
         let before = meta.clone();
-        meta.mode = change.mode.map_or(meta.mode, |mode| mode & 0o7777);
-        meta.uid = change.uid.unwrap_or(meta.uid);
-        meta.gid = change.gid.unwrap_or(meta.gid);
-        meta.mtime = change.mtime.unwrap_or(meta.mtime);
+        let set = change(&meta)?;
+        meta.apply(&set);
         meta.ctime = self.clock.now();
         let same = before.to_attributes() == meta.to_attributes();
-        let set = FileAttributes {
-            mtime: change.mtime,
-            mode: change.mode.map(|mode| mode & 0o7777),
-            uid: change.uid,
-            gid: change.gid,
-        };
         if !same && let Some(key) = key {
             self.expand_file(inode)?;
             self.record_attributes(inode, key, meta.to_attributes(), &set)?;
@@ -271,6 +269,50 @@ impl Fs {
             state.meta.ctime = self.clock.now();
         }
         Ok(())
+    }
+
+    /// Somebody without the right to keep them changes a file's bytes: it loses its set-id bits. The
+    /// kernel leaves that to us (`FUSE_HANDLE_KILLPRIV_V2`), and then need not ask before a write.
+    ///
+    /// # Errors
+    /// As a change of the mode.
+    pub fn drop_set_id(&self, ino: Ino) -> FsResult<()> {
+        if let Some(local) = self.local(ino) {
+            let mode = without_set_id(local.getattr(ino, None)?.mode);
+            if mode.is_some() {
+                let change = SetAttr {
+                    mode,
+                    ..SetAttr::default()
+                };
+                local.setattr(ino, None, &change)?;
+            }
+            return Ok(());
+        }
+        self.drop_set_id_of(&*self.inode(ino)?)
+    }
+
+    /// As [`Fs::drop_set_id`], before a write. Local files have lost theirs when they were opened.
+    ///
+    /// # Errors
+    /// As a change of the mode.
+    pub fn drop_set_id_to_write(&self, fh: Fh) -> FsResult<()> {
+        match &*self.handles.get(fh)? {
+            Handle::File(file) => self.drop_set_id_of(&file.inode),
+            Handle::Local { .. } | Handle::Folder { .. } => Ok(()),
+        }
+    }
+
+    fn drop_set_id_of(&self, inode: &Inode) -> FsResult<()> {
+        let mode = without_set_id(inode.state.lock().meta.mode);
+        if inode.kind == Kind::Folder || mode.is_none() {
+            return Ok(());
+        }
+        self.change_attributes(inode, |meta| {
+            Ok(FileAttributes {
+                mode: without_set_id(meta.mode),
+                ..FileAttributes::default()
+            })
+        })
     }
 
     fn record_attributes(
@@ -328,6 +370,7 @@ impl Fs {
                 mode: set.mode.or(known.mode),
                 uid: set.uid.or(known.uid),
                 gid: set.gid.or(known.gid),
+                xattrs: set.xattrs.clone().or(known.xattrs),
             };
             if remote.origin == Origin::Fallback {
                 // The copy in the fallback directory is not touched; attributes are kept here.
@@ -381,6 +424,34 @@ impl Fs {
             )),
         }
     }
+}
+
+/// Returns what a program asks for, and what follows from it: a file that gets another owner loses
+/// its set-id bits.
+fn asked(inode: &Inode, meta: &Meta, change: &SetAttr) -> FileAttributes {
+    let chowned = change.uid.is_some() || change.gid.is_some();
+    let mode = match change.mode {
+        None if chowned && inode.kind != Kind::Folder => without_set_id(meta.mode),
+        mode => mode,
+    };
+    FileAttributes {
+        mtime: change.mtime,
+        mode: mode.map(|mode| mode & 0o7777),
+        uid: change.uid,
+        gid: change.gid,
+        xattrs: None,
+    }
+}
+
+/// Returns a mode without the bits that let a program run as its owner or group; `None` if it has
+/// none of them.
+fn without_set_id(mode: u32) -> Option<u32> {
+    let mut kept = mode & !libc::S_ISUID;
+    // Without the right to execute, that of the group means something else.
+    if mode & libc::S_IXGRP != 0 {
+        kept &= !libc::S_ISGID;
+    }
+    (kept != mode).then_some(kept)
 }
 
 fn set_mtime(file: &StagedFile, mtime: std::time::SystemTime) -> FsResult<()> {

@@ -14,6 +14,7 @@ use super::passthrough::IoGate;
 use crate::cache::CacheFile;
 use crate::staging::{Special, StagedFile};
 use crate::store::attributes::FileAttributes;
+use crate::store::xattrs::Xattrs;
 use crate::store::{ListedObject, ObjectVersion, Origin};
 
 /// A file or folder.
@@ -34,6 +35,8 @@ pub(super) struct State {
     /// Those that the bucket told or that were set here; the others are shown by default and are
     /// not to be written into the bucket over what it may know better.
     pub(super) known: FileAttributes,
+    /// Whether the bucket has told all attributes of its version.
+    pub(super) told: bool,
     /// Where its bytes are.
     pub(super) content: Content,
     /// How many names it has, once it has any.
@@ -68,6 +71,8 @@ pub(super) struct Meta {
     pub(super) uid: u32,
     /// Group.
     pub(super) gid: u32,
+    /// Extended attributes, as far as they are known.
+    pub(super) xattrs: Option<Xattrs>,
 }
 
 impl Meta {
@@ -78,6 +83,7 @@ impl Meta {
             mode: Some(self.mode),
             uid: Some(self.uid),
             gid: Some(self.gid),
+            xattrs: self.xattrs.clone(),
         }
     }
 
@@ -90,6 +96,9 @@ impl Meta {
         self.mode = attributes.mode.unwrap_or(self.mode);
         self.uid = attributes.uid.unwrap_or(self.uid);
         self.gid = attributes.gid.unwrap_or(self.gid);
+        if let Some(xattrs) = &attributes.xattrs {
+            self.xattrs = Some(xattrs.clone());
+        }
     }
 }
 
@@ -304,6 +313,7 @@ impl State {
         State {
             meta,
             known: FileAttributes::default(),
+            told: false,
             content,
             names: 1,
             gate: IoGate::default(),
@@ -322,11 +332,15 @@ impl State {
         known.mode = attributes.mode.or(known.mode);
         known.uid = attributes.uid.or(known.uid);
         known.gid = attributes.gid.or(known.gid);
+        if let Some(xattrs) = &attributes.xattrs {
+            known.xattrs = Some(xattrs.clone());
+        }
     }
 
     /// The bucket has all attributes by now, as they are.
     pub(super) fn all_known(&mut self) {
         self.known = self.meta.to_attributes();
+        self.told = true;
     }
 
     /// Returns the staged bytes, if they are staged.

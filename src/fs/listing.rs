@@ -17,6 +17,7 @@ use super::tree::Tree;
 use crate::error::{FsError, FsResult};
 use crate::staging::{Change, Lower, Moves, Record};
 use crate::store::attributes::FileAttributes;
+use crate::store::xattrs::Xattrs;
 use crate::store::{Key, ListPage, ListRequest, ObjectInfo, ObjectVersion, Origin, StoreResult};
 
 /// How often a listing is made anew since its folder was renamed meanwhile.
@@ -423,13 +424,18 @@ impl Fs {
 
     /// Takes over what an answer of the bucket told about an object beside its bytes.
     pub(super) fn learn(&self, info: &ObjectInfo) {
-        let attributes = FileAttributes::from_metadata(&info.metadata);
+        let mut attributes = FileAttributes::from_metadata(&info.metadata);
         // What is on its way to the bucket is newer.
-        let is_changed = self.journal().record(&info.version.key).is_some();
-        if attributes == FileAttributes::default() || is_changed {
+        if self.journal().record(&info.version.key).is_some() {
             return;
         }
-        if self.journal().attributes(&info.version).as_ref() != Some(&attributes) {
+        let kept = self.journal().attributes(&info.version);
+        let here = kept.as_ref().and_then(|kept| kept.xattrs.as_ref());
+        attributes.xattrs = Xattrs::merged(attributes.xattrs, here);
+        if attributes == FileAttributes::default() {
+            return;
+        }
+        if kept.as_ref() != Some(&attributes) {
             let keep = crate::staging::Edit::KeepAttributes {
                 version: info.version.clone(),
                 attributes: attributes.clone(),
@@ -470,7 +476,11 @@ impl Fs {
         let attributes = match record.map(|record| record.change) {
             // On their way to the bucket.
             Some(Change::Copy { attributes, .. }) => Some(attributes),
-            _ => self.journal().attributes(&version),
+            _ => {
+                let kept = self.journal().attributes(&version);
+                state.told |= kept.is_some();
+                kept
+            }
         };
         if let Some(attributes) = attributes {
             state.learn(&attributes);

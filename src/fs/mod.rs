@@ -43,6 +43,7 @@ mod special;
 mod take;
 mod tree;
 mod undo;
+pub mod xattr;
 
 pub use self::expiry::TrashSize;
 pub use self::held::LocalCopies;
@@ -173,6 +174,7 @@ pub struct Fs {
     /// How the work on folders that are on their way has failed, if it has.
     expansion_failure: Mutex<Option<String>>,
     registrar: OnceLock<Arc<dyn Registrar>>,
+    signer: OnceLock<Arc<dyn xattr::Signer>>,
     notes: OnceLock<std::sync::mpsc::Sender<KernelNote>>,
     last_failure: Mutex<Option<Instant>>,
     /// Folders whose times have moved and are not kept yet.
@@ -209,6 +211,7 @@ impl Fs {
             mode: 0o666 & !options.umask,
             uid: options.uid,
             gid: options.gid,
+            xattrs: None,
         };
         let tree = Tree::new(&options.collections, defaults, parts.clock.instant());
         let fs = Arc::new(Fs {
@@ -235,6 +238,7 @@ impl Fs {
             settled: Mutex::default(),
             expansion_failure: Mutex::default(),
             registrar: OnceLock::new(),
+            signer: OnceLock::new(),
             notes: OnceLock::new(),
             last_failure: Mutex::default(),
             touched: Mutex::default(),

@@ -79,6 +79,12 @@ impl Fs {
         Ok(opened)
     }
 
+    /// Whether an open changes a file's bytes, or gives the kernel the right to without asking again,
+    /// as for local files.
+    pub fn changes_by_open(&self, ino: Ino, flags: OpenFlags) -> bool {
+        flags.truncates() || (flags.writes() && self.local(ino).is_some())
+    }
+
     /// Opens the cache entry of a file that is in the bucket, and counts the hit.
     fn open_cache_file(&self, inode: &Inode) -> FsResult<Option<Arc<CacheFile>>> {
         let (version, size) = {

@@ -181,6 +181,7 @@ impl Fs {
             mode,
             uid: caller.uid,
             gid: inherited.unwrap_or(caller.gid),
+            xattrs: None,
         }
     }
 

@@ -1,14 +1,21 @@
-//! What a request says, in our terms, and the answer that says nothing.
+//! What a request says, in our terms, and the answers that say nothing or a number.
 
 use std::time::SystemTime;
 
-use fuser::{Errno, ReplyEmpty, Request, TimeOrNow};
+use fuser::{Errno, ReplyEmpty, ReplyWrite, Request, TimeOrNow};
 
 use crate::fs::attr::Caller;
 
 pub(super) fn empty(reply: ReplyEmpty) -> impl FnOnce(Result<(), Errno>) {
     move |result| match result {
         Ok(()) => reply.ok(),
+        Err(error) => reply.error(error),
+    }
+}
+
+pub(super) fn written(reply: ReplyWrite) -> impl FnOnce(Result<usize, Errno>) {
+    move |result| match result {
+        Ok(written) => reply.written(written as u32),
         Err(error) => reply.error(error),
     }
 }

@@ -3,12 +3,12 @@
 use std::future::Future;
 use std::task::{Context, Poll, Waker};
 
-use fuser::{Errno, Generation, ReplyAttr, ReplyEntry};
+use fuser::{Errno, Generation, INodeNo, ReplyAttr, ReplyEntry, Request};
 
 use super::Fuse;
 use super::reply::{errno, file_attr};
 use crate::error::FsResult;
-use crate::fs::attr::Attr;
+use crate::fs::attr::{Attr, Ino};
 
 impl Fuse {
     /// Answers from `future`: at once if it need not wait, else from a task.
@@ -32,6 +32,16 @@ impl Fuse {
                 });
             }
         }
+    }
+
+    /// The caller is about to change a file's bytes: unless it is root, that takes the file's set-id
+    /// bits.
+    pub(super) fn before_change(&self, request: &Request, ino: INodeNo) -> Result<(), Errno> {
+        if request.uid() == 0 {
+            return Ok(());
+        }
+        let dropped = self.fs.drop_set_id(Ino(ino.0));
+        dropped.map_err(|error| errno("change", ino.0, &error))
     }
 
     pub(super) fn entry(&self, reply: ReplyEntry) -> impl FnOnce(Result<Attr, Errno>) + use<> {

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 
 use super::alerts::{self, Alerts};
 use super::outstanding::{self, Outstanding};
-use super::share::Sharing;
+use super::share::{Addresses, Sharing};
 use super::{MountError, Parts, Service, check_bucket, queue, r2_store, undo};
 use crate::cache::{Cache, CacheOptions};
 use crate::clock::{SharedClock, SystemClock};
@@ -100,12 +100,15 @@ pub(super) fn assemble(
     let sharing = match &config.backend {
         Backend::R2(settings) => Some(Sharing {
             settings: settings.clone(),
-            signer: r2_store(settings, config),
+            signer: Arc::new(Addresses(r2_store(settings, config))),
             bucket: for_uploads.clone(),
             staging: staging.clone(),
         }),
         Backend::Local { .. } => None,
     };
+    if let Some(sharing) = &sharing {
+        fs.attach_signer(sharing.signer.clone());
+    }
     let confirm = Arc::new(Confirmations(fs.clone()));
     let uploader = Uploader::start(
         upload_options,

@@ -7,19 +7,30 @@ use super::undo::rfc3339;
 use crate::config::R2Settings;
 use crate::control::share::Shared;
 use crate::control::{Refusal, RefusalCode};
+use crate::fs::xattr::Signer;
 use crate::staging::Staging;
 use crate::store::explain::explain;
 use crate::store::r2::{LONGEST_LINK, R2Store};
-use crate::store::{Key, ObjectStore, ReadCondition, StoreError};
+use crate::store::{Key, ObjectStore, ReadCondition, StoreError, StoreResult};
 
 /// What signs addresses. Only R2 knows them.
 pub(super) struct Sharing {
     pub(super) settings: R2Settings,
     /// Signs; nothing is sent through it.
-    pub(super) signer: R2Store,
+    pub(super) signer: Arc<Addresses>,
     /// The bucket, without local copies behind it: nobody else can read those.
     pub(super) bucket: Arc<dyn ObjectStore>,
     pub(super) staging: Arc<Staging>,
+}
+
+/// Signs the addresses that `user.voicebeat.url` tells.
+pub(super) struct Addresses(pub(super) R2Store);
+
+#[async_trait::async_trait]
+impl Signer for Addresses {
+    async fn link(&self, key: &Key, valid: Duration) -> StoreResult<String> {
+        self.0.presigned_get(key, valid).await
+    }
 }
 
 impl Sharing {
@@ -41,7 +52,7 @@ impl Sharing {
             error => self.failed(&error),
         })?;
         let valid = valid.min(LONGEST_LINK);
-        let url = self.signer.presigned_get(&key, valid).await;
+        let url = self.signer.0.presigned_get(&key, valid).await;
         Ok(Shared {
             path: key.to_string(),
             url: url.map_err(|error| self.failed(&error))?,

@@ -1,11 +1,12 @@
 //! File attributes as object metadata: what an object written here carries beside its bytes.
 //!
 //! `mtime` is written as rclone does (seconds with nanoseconds as a decimal fraction), so that the
-//! two agree; `mode`, `uid` and `gid` as s3fs does (decimal). See `docs/formats.md`.
+//! two agree; `mode`, `uid` and `gid` (decimal) and extended attributes as s3fs does. See `docs/formats.md`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::UserMetadata;
+use super::xattrs::{XATTRS, Xattrs};
 
 /// Attributes of a file or folder that a bucket listing does not tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct FileAttributes {
     pub uid: Option<u32>,
     /// Group.
     pub gid: Option<u32>,
+    /// Extended attributes.
+    pub xattrs: Option<Xattrs>,
 }
 
 /// Name of the metadata entry that holds the write id.
@@ -38,6 +41,7 @@ impl FileAttributes {
             mode: number("mode").map(|mode| mode & 0o7777),
             uid: number("uid"),
             gid: number("gid"),
+            xattrs: metadata.get(XATTRS).and_then(|text| Xattrs::parse(text)),
         }
     }
 
@@ -50,6 +54,9 @@ impl FileAttributes {
             if let Some(value) = value {
                 metadata.insert(name.into(), value.to_string());
             }
+        }
+        if let Some(xattrs) = &self.xattrs {
+            metadata.insert(XATTRS.into(), xattrs.carried().format());
         }
     }
 }
@@ -173,6 +180,7 @@ mod tests {
             mode: Some(0o640),
             uid: Some(1000),
             gid: Some(0),
+            xattrs: Some(Xattrs::default().with("user.mood", b"sad")),
         };
         let mut metadata = UserMetadata::new();
         attributes.add_to(&mut metadata);

@@ -13,6 +13,7 @@ pub mod local;
 pub mod r2;
 pub mod retry;
 pub mod trash;
+pub mod xattrs;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -20,6 +20,7 @@ use crate::staging::Change;
 use crate::store::attributes::{FileAttributes, PART_SIZE, content_type};
 use crate::store::local::is_local_tag;
 use crate::store::trash::CUT_KEY;
+use crate::store::xattrs::Xattrs;
 use crate::store::{
     CopyRequest, ETag, Key, ObjectHeaders, ObjectInfo, ObjectVersion, PartNumber, ReadCondition,
     StoreError, StoreResult, Upload, UserMetadata, WriteCondition,
@@ -224,7 +225,10 @@ impl Operation {
     /// The confirmation of a copy tells which attributes the new object carries.
     pub(super) fn note_carried(&mut self, metadata: &UserMetadata) {
         if let Change::Copy { attributes, .. } = &mut self.record.change {
+            let here = attributes.xattrs.take();
             *attributes = FileAttributes::from_metadata(metadata);
+            let told = attributes.xattrs.take();
+            attributes.xattrs = Xattrs::merged(told, here.as_ref());
         }
     }
 

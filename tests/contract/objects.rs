@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use voicebeatfs::store::StoreError::*;
 use voicebeatfs::store::attributes::FileAttributes;
+use voicebeatfs::store::xattrs::Xattrs;
 use voicebeatfs::store::{ETag, Md5, ReadCondition};
 
 use super::subject::{Subject, behaviours, headers};
@@ -118,6 +119,7 @@ async fn attributes(subject: Subject) {
         mode: Some(0o640),
         uid: Some(1000),
         gid: Some(100),
+        xattrs: Some(Xattrs::default().with("user.mood", b"sad")),
     };
     let mut request = subject.put_request("a", "x");
     attributes.add_to(&mut request.headers.metadata);

@@ -12,5 +12,6 @@ mod renaming;
 mod saving;
 mod special;
 mod writing;
+mod xattrs;
 
 pub(crate) use bucket::{Bucket, noise};

@@ -291,6 +291,7 @@ mod tests {
             mode: 0o644,
             uid: 0,
             gid: 0,
+            xattrs: None,
         };
         let mut tree = Tree::new(&["layers".into()], defaults, now);
         let layers = tree.dir(Ino::ROOT).unwrap().entry("layers").unwrap().ino;

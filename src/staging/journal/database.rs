@@ -18,6 +18,7 @@ use crate::staging::record::{
     Change, Conflict, Deleted, Hold, Kept, PutState, Record, Sealed, Seq,
 };
 use crate::store::attributes::{FileAttributes, nanos_since_epoch, time_from_nanos};
+use crate::store::xattrs::Xattrs;
 use crate::store::{ETag, Key, Md5, ObjectVersion};
 
 /// The writing connection.
@@ -128,7 +129,7 @@ fn loses_commits() -> bool {
 
 const RECORD_COLUMNS: &str = "folded, key, seq, base, kind, file, state, length, part_size, \
      parts, source_key, source_etag, mtime, mode, uid, gid, parked, changed_at, attempts, \
-     last_error, deleted, removed_as";
+     last_error, deleted, removed_as, xattrs";
 
 pub(super) fn run(
     statement: rusqlite::Result<CachedStatement<'_>>,
@@ -163,7 +164,7 @@ fn write_step(connection: &Connection, step: &Step) -> JournalResult<()> {
         Step::NotePart(id, number, part) => uploads::write_part(connection, id, *number, part),
         Step::EndUpload(id) => uploads::remove(connection, id),
         Step::Keep(kept) => run(
-            sql("INSERT OR REPLACE INTO kept VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"),
+            sql("INSERT OR REPLACE INTO kept VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"),
             params![
                 kept.file.to_string(),
                 kept.key.as_str(),
@@ -174,6 +175,7 @@ fn write_step(connection: &Connection, step: &Step) -> JournalResult<()> {
                 kept.attributes.gid,
                 nanos_since_epoch(kept.at),
                 kept.replaced,
+                xattrs(&kept.attributes),
             ],
         ),
         Step::Unkeep(file) => run(sql("DELETE FROM kept WHERE file = ?1"), [file.to_string()]),
@@ -324,7 +326,7 @@ fn write_record(connection: &Connection, record: &Record) -> JournalResult<()> {
     let row = ChangeRow::of(&record.change);
     let attributes = row.attributes.cloned().unwrap_or_default();
     let sql = "INSERT OR REPLACE INTO records VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
-               ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)";
+               ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)";
     run(
         connection.prepare_cached(sql),
         params![
@@ -350,6 +352,7 @@ fn write_record(connection: &Connection, record: &Record) -> JournalResult<()> {
             record.last_error,
             row.deleted,
             row.removed_as.map(Key::as_str),
+            xattrs(&attributes),
         ],
     )
 }
@@ -450,7 +453,19 @@ pub(super) fn read_attributes(row: &Row<'_>) -> JournalResult<FileAttributes> {
         mode: row.get("mode")?,
         uid: row.get("uid")?,
         gid: row.get("gid")?,
+        xattrs: read_xattrs(row)?,
     })
+}
+
+pub(super) fn xattrs(attributes: &FileAttributes) -> Option<String> {
+    attributes.xattrs.as_ref().map(Xattrs::format)
+}
+
+fn read_xattrs(row: &Row<'_>) -> JournalResult<Option<Xattrs>> {
+    let text: Option<String> = row.get("xattrs")?;
+    let parsed = text.map(|text| Xattrs::parse(&text).ok_or(text));
+    let parsed = parsed.transpose();
+    parsed.map_err(|text| damaged(format!("extended attributes {text:?}")))
 }
 
 /// Returns the folder of a key, which ends in `/` or is empty, and the name in it; the name of a
@@ -473,8 +488,8 @@ fn write_attributes(
         return run(connection.prepare_cached(sql), params![folder, name]);
     }
     let sql = "INSERT OR REPLACE INTO attributes \
-               (folder, name, key, etag, mtime, mode, uid, gid) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+               (folder, name, key, etag, mtime, mode, uid, gid, xattrs) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     run(
         connection.prepare_cached(sql),
         params![
@@ -486,6 +501,7 @@ fn write_attributes(
             attributes.mode,
             attributes.uid,
             attributes.gid,
+            xattrs(attributes),
         ],
     )
 }
@@ -509,7 +525,7 @@ pub(super) fn attributes(
     version: &ObjectVersion,
 ) -> JournalResult<Option<FileAttributes>> {
     let (folder, name) = split(&version.key);
-    let sql = "SELECT mtime, mode, uid, gid FROM attributes \
+    let sql = "SELECT mtime, mode, uid, gid, xattrs FROM attributes \
                WHERE folder = ?1 AND name = ?2 AND etag = ?3";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([&folder, &name, version.etag.as_str()])?;
@@ -521,7 +537,7 @@ pub(super) fn attributes_in(
     connection: &Connection,
     folder: &str,
 ) -> JournalResult<HashMap<ObjectVersion, FileAttributes>> {
-    let sql = "SELECT key, etag, mtime, mode, uid, gid FROM attributes WHERE folder = ?1";
+    let sql = "SELECT key, etag, mtime, mode, uid, gid, xattrs FROM attributes WHERE folder = ?1";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([folder])?;
     let mut found = HashMap::new();

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::database::{damaged, key, read_attributes, run};
+use super::database::{damaged, key, read_attributes, run, xattrs};
 use super::{Journal, JournalResult};
 use crate::staging::local_name::{LocalName, Special, StandsFor};
 use crate::store::Key;
@@ -56,8 +56,8 @@ pub(super) fn write(connection: &Connection, name: &LocalName) -> JournalResult<
         StandsFor::Link(_) => FileAttributes::default(),
     };
     let sql = "INSERT OR REPLACE INTO local_names \
-               (folded, key, kind, target, device, mtime, mode, uid, gid) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+               (folded, key, kind, target, device, mtime, mode, uid, gid, xattrs) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
     run(
         connection.prepare_cached(sql),
         params![
@@ -70,6 +70,7 @@ pub(super) fn write(connection: &Connection, name: &LocalName) -> JournalResult<
             attributes.mode,
             attributes.uid,
             attributes.gid,
+            xattrs(&attributes),
         ],
     )
 }

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::{JournalError, JournalResult};
 
 /// The schema this program writes.
-pub(super) const VERSION: i64 = 6;
+pub(super) const VERSION: i64 = 7;
 /// Marks the file as ours ("vbjr").
 const APPLICATION_ID: i64 = 0x7662_6a72;
 /// How long a connection waits for another process that looks into the database.
@@ -133,6 +133,12 @@ const MIGRATIONS: [&str; VERSION as usize] = [
         since INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX folder_attributes ON attributes (folder) WHERE etag = 'folder';
+",
+    "
+    ALTER TABLE records ADD COLUMN xattrs TEXT;
+    ALTER TABLE attributes ADD COLUMN xattrs TEXT;
+    ALTER TABLE kept ADD COLUMN xattrs TEXT;
+    ALTER TABLE local_names ADD COLUMN xattrs TEXT;
 ",
 ];
 

@@ -170,6 +170,7 @@ async fn mode_and_mtime_are_the_files_own() {
             mode: Some(mode),
             uid: Some(7),
             gid: Some(8),
+            ..FileAttributes::default()
         };
         let mut request = put("a", "x", WriteCondition::Always);
         attributes.add_to(&mut request.headers.metadata);

@@ -1,8 +1,11 @@
 //! Times, modes and owners: kept before the upload, with it, and for a machine that has nothing.
 
 use std::fs::{self, File, FileTimes, Permissions};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use r2_model::R2Model;
@@ -158,4 +161,48 @@ fn folders_keep_their_times_and_modes() {
     mount.remove_cache();
     mount.mount();
     expect(&folder, 0o700, at(1_300_000_000, 7));
+}
+
+/// What the kernel leaves to us so that it need not ask before every write.
+#[test]
+fn what_another_user_changes_loses_its_set_id_bits() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT RUN: only root can be two users");
+        return;
+    }
+    let mut mount = Mount::prepare(&[("USE_R2_STORAGE", "false")]);
+    mount.option("allow_other");
+    mount.mount();
+    fs::set_permissions(mount.beside(""), Permissions::from_mode(0o755)).unwrap();
+    for name in ["layers/tool", "samples/tool"] {
+        let path = mount.path(name);
+        for change in ["printf x >> tool", "printf x > tool", "truncate -s 3 tool"] {
+            fs::write(&path, b"#!/bin/sh").unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o6777)).unwrap();
+            // Root keeps them, as on a disk.
+            fs::OpenOptions::new()
+                .append(true)
+                .open(&path)
+                .unwrap()
+                .write_all(b"\n")
+                .unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o6777);
+            let status = Command::new("sh")
+                .args(["-c", change])
+                .current_dir(path.parent().unwrap())
+                .uid(65534)
+                .gid(65534)
+                .status();
+            assert!(status.unwrap().success(), "{name}: {change}");
+            let mode = fs::metadata(&path).unwrap().mode() & 0o7777;
+            assert_eq!(format!("{mode:o}"), "777", "{name}: {change}");
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o6755)).unwrap();
+        std::os::unix::fs::chown(&path, Some(1), None).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().mode() & 0o7777,
+            0o755,
+            "{name}"
+        );
+    }
 }
