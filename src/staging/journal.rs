@@ -50,8 +50,8 @@ const SEQ_RESERVED: &str = "seq_reserved";
 /// Name of the entry in `meta` that says whether uploads are paused: `1` if they are.
 const PAUSED: &str = "paused";
 
-/// After so long a write whose answer was lost has landed or never will. (Our own requests time
-/// out far earlier; this is about what proxies and the bucket's own queues may hold back.)
+/// So long after its request has ended, a write whose answer was lost has landed or never will: what
+/// proxies and the bucket's own queues may hold back.
 pub const ATTEMPT_SETTLES: Duration = Duration::from_secs(180);
 /// How many writes of unknown end are remembered for one key; a key that fails for days while its
 /// file is saved again and again would gather more.
@@ -112,7 +112,8 @@ impl Journal {
         clock: SharedClock,
     ) -> JournalResult<Journal> {
         let database = Database(connection);
-        let mirror = database.load()?;
+        let mut mirror = database.load()?;
+        mirror.leave_attempts(clock.now());
         let reserved = match database.meta(SEQ_RESERVED)? {
             Some(text) => text
                 .parse()

@@ -224,6 +224,16 @@ impl Operation {
         Ok(())
     }
 
+    /// Nothing is sent any more, but what was sent may land yet.
+    fn leave(&self) -> Result<(), JournalError> {
+        match self.write_id.is_empty() {
+            true => Ok(()),
+            false => self
+                .journal()
+                .leave_attempt(&self.record.key, &self.write_id),
+        }
+    }
+
     /// The operation has succeeded.
     pub(super) fn succeeded(
         &self,
@@ -393,7 +403,7 @@ impl Operation {
         let now = self.sender.clock.now();
         let may_land = self.journal().open_attempts(&self.record.key);
         let may_land = may_land.iter().any(|attempt| {
-            let age = now.duration_since(attempt.begun_at).unwrap_or_default();
+            let age = now.duration_since(attempt.active_at).unwrap_or_default();
             age < ATTEMPT_SETTLES
         });
         if may_land {
@@ -411,6 +421,9 @@ impl Operation {
 
     /// Says in the journal why the operation has failed, and returns what follows.
     fn stopped(&self, stop: Stop) -> Outcome {
+        if let Err(error) = self.leave() {
+            log::debug!("{}: {error}", self.record.key);
+        }
         let noted = match stop {
             Stop::Changed => return Outcome::Done,
             Stop::Park(reason) => self.park(&reason),

@@ -182,7 +182,7 @@ mod tests {
         Attempt {
             write_id: write_id.into(),
             seq: Seq(seq),
-            begun_at: SystemTime::UNIX_EPOCH,
+            active_at: SystemTime::UNIX_EPOCH,
         }
     }
 

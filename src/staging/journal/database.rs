@@ -60,7 +60,7 @@ impl Database {
             let attempt = Attempt {
                 write_id: row.get(1)?,
                 seq: Seq(unsigned(row.get(2)?)?),
-                begun_at: time_from_nanos(row.get(3)?),
+                active_at: time_from_nanos(row.get(3)?),
             };
             mirror.begin_attempt(key(row.get(0)?)?, attempt);
             Ok(())
@@ -153,7 +153,7 @@ fn write_step(connection: &Connection, step: &Step) -> JournalResult<()> {
                 key.as_str(),
                 attempt.write_id,
                 signed(attempt.seq.0),
-                nanos_since_epoch(attempt.begun_at)
+                nanos_since_epoch(attempt.active_at)
             ],
         ),
         Step::EndAttempt(key, write_id) => run(

@@ -30,7 +30,7 @@ impl Journal {
         let attempt = Attempt {
             write_id: write_id.to_owned(),
             seq,
-            begun_at: self.clock.now(),
+            active_at: self.clock.now(),
         };
         let mut steps = vec![Step::BeginAttempt(folded.clone(), attempt)];
         let open = self.open_attempts(key);
@@ -39,6 +39,22 @@ impl Journal {
         }
         self.commit(&mut writer, steps)?;
         Ok(true)
+    }
+
+    /// Notes that a request has ended whose write may have landed or may yet land: from now on it
+    /// settles.
+    pub fn leave_attempt(&self, key: &Key, write_id: &str) -> JournalResult<()> {
+        let mut writer = self.writer.lock();
+        let open = self.open_attempts(key).into_iter();
+        let Some(attempt) = open.into_iter().find(|open| open.write_id == write_id) else {
+            return Ok(());
+        };
+        let active_at = self.clock.now();
+        let left = Attempt {
+            active_at,
+            ..attempt
+        };
+        self.commit(&mut writer, vec![Step::BeginAttempt(key.folded(), left)])
     }
 
     /// Notes that a write has not landed and cannot land any more.

@@ -19,8 +19,8 @@ pub struct Attempt {
     pub write_id: String,
     /// Which state of the record was sent.
     pub seq: Seq,
-    /// When it was begun.
-    pub begun_at: SystemTime,
+    /// When its request was last on its way.
+    pub active_at: SystemTime,
 }
 
 /// A release, and how far it is.
@@ -259,6 +259,13 @@ impl Mirror {
         attempts.push(attempt);
     }
 
+    /// The process that was sending may have died a moment ago: what it sent settles from `now` on.
+    pub(super) fn leave_attempts(&mut self, now: SystemTime) {
+        for attempt in self.attempts.values_mut().flatten() {
+            attempt.active_at = attempt.active_at.max(now);
+        }
+    }
+
     pub(super) fn end_attempt(&mut self, key: &Key, write_id: &str) {
         if let Some(attempts) = self.attempts.get_mut(key) {
             attempts.retain(|attempt| attempt.write_id != write_id);
@@ -286,7 +293,7 @@ impl Mirror {
         self.uploads.remove(id);
     }
 
-    /// Returns the writes that were begun before `before` to keys that have no record any more.
+    /// Returns the writes that were last on their way before `before` to keys that have no record any more.
     pub(super) fn settled_attempts(&self, before: SystemTime) -> Vec<(Key, String)> {
         let unrecorded = self
             .attempts
@@ -294,7 +301,7 @@ impl Mirror {
             .filter(|(key, _)| !self.records.contains_key(key));
         unrecorded
             .flat_map(|(key, attempts)| attempts.iter().map(move |attempt| (key, attempt)))
-            .filter(|(_, attempt)| attempt.begun_at < before)
+            .filter(|(_, attempt)| attempt.active_at < before)
             .map(|(key, attempt)| (key.clone(), attempt.write_id.clone()))
             .collect()
     }

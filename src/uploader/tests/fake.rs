@@ -57,6 +57,8 @@ struct State {
 pub(super) struct FakeStore {
     state: Mutex<State>,
     script: Mutex<Script>,
+    /// How long a PUT takes.
+    put_time: Mutex<Duration>,
 }
 
 impl fmt::Debug for FakeStore {
@@ -70,12 +72,18 @@ impl FakeStore {
         FakeStore {
             state: Mutex::default(),
             script: Mutex::new(Box::new(|_, _| Fault::None)),
+            put_time: Mutex::new(Duration::from_millis(50)),
         }
     }
 
     /// Has each call ask `script`, which gets the operation's name and the key.
     pub(super) fn script(&self, script: impl FnMut(&str, &Key) -> Fault + Send + 'static) {
         *self.script.lock() = Box::new(script);
+    }
+
+    /// Has each PUT take so long from now on.
+    pub(super) fn take_time(&self, time: Duration) {
+        *self.put_time.lock() = time;
     }
 
     /// Has the first `count` calls of one kind fail.
@@ -246,7 +254,8 @@ impl ObjectStore for FakeStore {
     }
 
     async fn put(&self, request: PutRequest) -> StoreResult<ETag> {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let time = *self.put_time.lock();
+        tokio::time::sleep(time).await;
         self.call("put", &request.key, |state| {
             assert_eq!(Md5::of(&request.body), request.md5);
             let etag = ETag::of_md5(request.md5);

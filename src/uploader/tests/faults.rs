@@ -128,6 +128,23 @@ async fn a_late_write_does_not_bring_back_what_was_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_that_took_minutes_may_land_as_late_as_any() {
+    let bench = Bench::new();
+    bench.store.fail("put", 1, || Fault::After(unavailable()));
+    bench.store.take_time(Duration::from_secs(600));
+    bench.save("a", None, b"take");
+    tokio::time::sleep(Duration::from_secs(603)).await;
+    let late = bench.store.object("a").unwrap();
+    bench.store.remove("a");
+    let removed = vec![Edit::Remove { key: key("a") }];
+    bench.journal().apply(removed).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    bench.store.restore("a", late);
+    bench.drain().await;
+    assert_eq!(bench.bytes("a"), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_store_is_given_the_time_it_asks_for() {
     let bench = Bench::new();
     let retry_after = Some(Duration::from_secs(300));
