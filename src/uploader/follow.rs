@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::plan::{Next, Outcome, Plan, Task};
+use super::plan::{Next, Outcome, Plan, Task, all_slots};
 use super::send::Sender;
 use crate::staging::Seq;
 use crate::store::Key;
@@ -77,7 +77,7 @@ impl Follower {
         self.take_in_all();
         self.sender.abort_outdated();
         // As many as the plan lets go at once can end at once.
-        let (ended_sender, mut ended) = mpsc::channel(2 * self.sender.options.concurrency.max(1));
+        let (ended_sender, mut ended) = mpsc::channel(all_slots(self.sender.options.concurrency));
         let mut stop_at = None;
         loop {
             changed.borrow_and_update();

@@ -113,8 +113,8 @@ pub trait Confirm: Send + Sync {
 pub struct UploadOptions {
     /// How long a record must be left alone before it goes (`WRITE_BACK_SECONDS`).
     pub write_back: Duration,
-    /// How many large files are sent at once (`UPLOAD_CONCURRENCY`). Twice as many operations in
-    /// all: small ones are all latency and no bandwidth.
+    /// How many large files are sent at once (`UPLOAD_CONCURRENCY`). Four times as many
+    /// operations in all: small ones are all latency and no bandwidth.
     pub concurrency: usize,
     /// Files longer than this go as multipart uploads: up to here a repeated PUT costs less than
     /// the three requests more.

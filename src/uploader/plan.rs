@@ -28,6 +28,12 @@ const FAILURES_TO_OUTAGE: u32 = 3;
 /// Bodies longer than this count against the slots for large ones.
 const SMALL_BYTES: u64 = 1 << 20;
 
+/// How many operations are on their way at once while `concurrency` large files may be: small ones
+/// are all latency and no bandwidth.
+pub(super) fn all_slots(concurrency: usize) -> usize {
+    4 * concurrency.max(1)
+}
+
 /// How an operation has ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Outcome {
@@ -157,8 +163,7 @@ impl Plan {
         Plan {
             quiet,
             large_slots: concurrency.max(1),
-            // Small files are all latency and no bandwidth.
-            all_slots: 2 * concurrency.max(1),
+            all_slots: all_slots(concurrency),
             random: Box::new(random),
             entries: HashMap::new(),
             queues: Default::default(),
@@ -395,7 +400,12 @@ impl Plan {
                 if self.outage.is_none() && self.unreached < FAILURES_TO_OUTAGE {
                     return;
                 }
-                let failures = self.outage.as_ref().map_or(0, |outage| outage.failures + 1);
+                let failures = match &self.outage {
+                    // On its way since before the outage: no probe.
+                    Some(outage) if now < outage.next_probe => outage.failures,
+                    Some(outage) => outage.failures + 1,
+                    None => 0,
+                };
                 let wait = self.backoff(failures, LONGEST_PROBE, asked);
                 self.outage = Some(Outage {
                     failures,
