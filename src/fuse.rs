@@ -24,7 +24,7 @@ use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
     INodeNo, InitFlags, KernelConfig, LockOwner, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, Version, WriteFlags,
 };
 use tokio::runtime::Handle as Runtime;
 
@@ -40,6 +40,9 @@ const MAX_WRITE_BYTES: u32 = 1 << 20;
 /// How many requests the kernel may have under way in the background (read-ahead, asynchronous
 /// I/O): enough for a session of many tracks.
 const MAX_BACKGROUND: u16 = 128;
+/// The protocol of the first kernel (Linux 6.14) that is known to drop the pages that others hold of
+/// what is written past them, also when they are read while the write runs.
+const DIRECT_WRITES_SINCE: Version = Version(7, 42);
 /// The longest name, in bytes.
 const NAME_MAX: u32 = 255;
 
@@ -91,6 +94,9 @@ impl Filesystem for Fuse {
         }
         let _ = config.set_max_write(MAX_WRITE_BYTES);
         let _ = config.set_max_background(MAX_BACKGROUND);
+        if config.kernel_abi() >= DIRECT_WRITES_SINCE {
+            self.fs.allow_direct_writes();
+        }
         let wanted = self.passthrough.load(Ordering::Relaxed);
         let granted = wanted
             && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()

@@ -182,6 +182,8 @@ pub struct Fs {
     /// Read requests that came to this process: passthrough reads do not.
     reads: AtomicU64,
     passthrough_opens: AtomicU64,
+    /// Whether what a handle that only writes brings may go past the kernel's pages.
+    direct_writes: AtomicBool,
     pace: room::WriterPace,
     /// Staged files that the start found and no record names.
     orphans: Mutex<Vec<Orphan>>,
@@ -244,6 +246,7 @@ impl Fs {
             touched: Mutex::default(),
             reads: AtomicU64::new(0),
             passthrough_opens: AtomicU64::new(0),
+            direct_writes: AtomicBool::new(false),
             pace: room::WriterPace::default(),
             orphans: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -287,6 +290,12 @@ impl Fs {
         if let Err(error) = spawned {
             log::error!("changes of others will show late: no thread to tell the kernel: {error}");
         }
+    }
+
+    /// Lets what handles bring that only write go past the kernel's pages: it then drops the pages
+    /// that are written over by itself.
+    pub fn allow_direct_writes(&self) {
+        self.direct_writes.store(true, Ordering::Relaxed);
     }
 
     /// How long the kernel may trust names and attributes of the bucket's files.
@@ -432,7 +441,7 @@ impl Fs {
 
     fn choose_io(&self, gate: &mut IoGate, open: &Open<'_>) -> IoChoice {
         let choice = gate.open(open, self.registrar.get().map(|registrar| &**registrar));
-        if !matches!(choice, IoChoice::Cached { .. }) {
+        if !matches!(choice, IoChoice::Cached { .. } | IoChoice::Direct) {
             self.passthrough_opens.fetch_add(1, Ordering::Relaxed);
         }
         choice

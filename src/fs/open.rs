@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::attr::{Fh, Ino, Kind};
@@ -24,6 +25,10 @@ pub struct OpenFlags {
 impl OpenFlags {
     pub(super) fn writes(self) -> bool {
         self.raw & libc::O_ACCMODE != libc::O_RDONLY
+    }
+
+    fn only_writes(self) -> bool {
+        self.raw & libc::O_ACCMODE == libc::O_WRONLY
     }
 
     pub(super) fn truncates(self) -> bool {
@@ -123,6 +128,7 @@ impl Fs {
         let open = Open {
             file: whole,
             writes_to_us: writes,
+            past_pages: flags.only_writes() && self.direct_writes.load(Ordering::Relaxed),
         };
         let io = self.choose_io(&mut state.gate, &open);
         drop(state);
@@ -453,6 +459,7 @@ impl Fs {
             &Open {
                 file: Some(file),
                 writes_to_us: false,
+                past_pages: false,
             },
         );
         drop(gates);

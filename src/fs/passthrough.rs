@@ -33,6 +33,9 @@ pub enum IoChoice {
         /// Whether the pages the kernel holds are still those of the file.
         keep_pages: bool,
     },
+    /// Through this process, each write as the program made it, past the page cache: a handle that
+    /// only writes.
+    Direct,
     /// Reads, writes and maps go to the backing file.
     Passthrough(Arc<dyn Backing>),
     /// Reads and writes come to us, maps go to the backing file: a writer beside readers.
@@ -62,6 +65,8 @@ pub struct Open<'a> {
     pub file: Option<&'a File>,
     /// Whether writes of this handle must come to us although others pass through.
     pub writes_to_us: bool,
+    /// Whether it may go past the page cache.
+    pub past_pages: bool,
 }
 
 impl IoGate {
@@ -84,6 +89,8 @@ impl IoGate {
                     IoChoice::Passthrough(backing)
                 }
             }
+            // The kernel drops the pages that are written over; the others are as they were.
+            Mode::Cached | Mode::Idle if open.past_pages => IoChoice::Direct,
             Mode::Cached | Mode::Idle => {
                 let keep_pages = std::mem::replace(&mut self.pages_valid, true);
                 IoChoice::Cached { keep_pages }
@@ -162,7 +169,11 @@ mod tests {
     }
 
     fn open(file: Option<&File>, writes_to_us: bool) -> Open<'_> {
-        Open { file, writes_to_us }
+        Open {
+            file,
+            writes_to_us,
+            past_pages: false,
+        }
     }
 
     #[test]
@@ -194,6 +205,26 @@ mod tests {
         // Pages of the cached time are not kept.
         assert!(matches!(
             gate.open(&open(None, true), Some(&registrar)),
+            IoChoice::Cached { keep_pages: false }
+        ));
+    }
+
+    #[test]
+    fn what_only_writes_leaves_the_pages_of_others_alone() {
+        let writer = || Open {
+            past_pages: true,
+            ..open(None, true)
+        };
+        let mut gate = IoGate::default();
+        assert!(matches!(gate.open(&writer(), None), IoChoice::Direct));
+        assert!(matches!(
+            gate.open(&open(None, false), None),
+            IoChoice::Cached { keep_pages: false }
+        ));
+        gate.invalidate_pages();
+        assert!(matches!(gate.open(&writer(), None), IoChoice::Direct));
+        assert!(matches!(
+            gate.open(&open(None, false), None),
             IoChoice::Cached { keep_pages: false }
         ));
     }

@@ -132,6 +132,7 @@ pub(super) fn opened(reply: ReplyOpen, opened: Opened) {
     let fh = FileHandle(opened.fh.0);
     let (backing, flags) = match opened.io {
         IoChoice::Cached { keep_pages } => return reply.opened(fh, cached_flags(keep_pages)),
+        IoChoice::Direct => return reply.opened(fh, FopenFlags::FOPEN_DIRECT_IO),
         IoChoice::Passthrough(backing) => (backing, FopenFlags::empty()),
         IoChoice::PassthroughDirect(backing) => (backing, FopenFlags::FOPEN_DIRECT_IO),
     };
@@ -148,6 +149,10 @@ pub(super) fn created(reply: ReplyCreate, ttl: &Duration, attr: &Attr, opened: O
     let (backing, flags) = match opened.io {
         IoChoice::Cached { keep_pages } => {
             return reply.created(ttl, &attr, Generation(0), fh, cached_flags(keep_pages));
+        }
+        IoChoice::Direct => {
+            let flags = FopenFlags::FOPEN_DIRECT_IO;
+            return reply.created(ttl, &attr, Generation(0), fh, flags);
         }
         IoChoice::Passthrough(backing) => (backing, FopenFlags::empty()),
         IoChoice::PassthroughDirect(backing) => (backing, FopenFlags::FOPEN_DIRECT_IO),

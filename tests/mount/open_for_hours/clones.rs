@@ -77,8 +77,10 @@ fn a_snapshot_shares_its_blocks_where_the_disk_can() {
     for at in (0..LENGTH).step_by(1 << 20) {
         file.write_all_at(&first, at as u64).unwrap();
     }
+    // On a busy machine one may have been taken before all was written.
     wait_until("a snapshot", &mount, || {
-        model.stat("projects/song.dat").is_some()
+        let held = model.stat("projects/song.dat");
+        held.is_some_and(|held| held.size == LENGTH as u64)
     });
     let sent = model.get("projects/song.dat").unwrap().bytes;
     assert_eq!(sent.len(), LENGTH);

@@ -94,6 +94,24 @@ fn in_the_bucket(model: &R2Model) -> Vec<u8> {
     model.get("projects/a.wav").unwrap().bytes.to_vec()
 }
 
+/// A handle that only writes goes past the kernel's pages, and what others hold of them goes.
+#[test]
+fn readers_that_do_not_pass_through_see_what_a_handle_writes_that_only_writes() {
+    let model = R2Model::start();
+    let mount = Mount::of(&model);
+    let path = mount.path("projects/a.wav");
+    let (mut expected, new) = (noise(1, 200_000), noise(2, 100_000));
+    fs::write(&path, &expected).unwrap();
+    let reader = File::open(&path).unwrap();
+    let map = Map::of(&reader, expected.len(), false);
+    assert!(map.read(0, expected.len()) == expected);
+    let writer = File::options().write(true).open(&path).unwrap();
+    writer.write_all_at(&new, 1234).unwrap();
+    expected[1234..][..new.len()].copy_from_slice(&new);
+    assert!(map.read(0, expected.len()) == expected);
+    assert!(all(&reader, expected.len()) == expected);
+}
+
 #[test]
 fn readers_see_a_writers_bytes_at_once_by_read_and_by_map() {
     let mut expected = noise(1, 600_000);
