@@ -47,6 +47,9 @@ const LOOKING_TIME: Duration = Duration::from_secs(5);
 /// The window is at most so many times what was read in order: one that goes on has a long line full
 /// after two round trips, and one that stops has not asked for all of a large file.
 const WINDOW_PER_RUN: u64 = 32;
+/// Of a file that is known as audio so much is read in order before more is wanted than it plays in the time
+/// below: `mediainfo` looks at the first megabyte of a WAVE file.
+const COPIED_RUN_BYTES: u64 = 3 * MIB / 2;
 /// The window is what the stream reads in this time. A player has so many seconds of sound before
 /// it; one that reads as fast as it can has a window that keeps any line busy.
 const WINDOW_TIME: Duration = Duration::from_secs(8);
@@ -191,8 +194,12 @@ impl ReadAhead {
 
     /// Returns the window of one who has read so much sound in order.
     fn window(&self, run: u64) -> u64 {
+        let rate = match self.playing > 0 && run < COPIED_RUN_BYTES {
+            true => self.playing as f64,
+            false => self.rate,
+        };
         (run.saturating_mul(WINDOW_PER_RUN))
-            .min((self.rate * WINDOW_TIME.as_secs_f64()) as u64)
+            .min((rate * WINDOW_TIME.as_secs_f64()) as u64)
             .clamp(LEAST_FETCH_BYTES, MAX_WINDOW_BYTES)
     }
 
@@ -411,7 +418,10 @@ mod tests {
             reads.in_order(2 * MIB, MIB + 384 * KIB, AT_ONCE),
             (0, false)
         );
-        let (ahead, _) = reads.in_order(3 * MIB + 384 * KIB, 128 * KIB, AT_ONCE);
+        // The rest of eight seconds of sound, and of the line only for one who copies.
+        let (ahead, _) = reads.in_order(3 * MIB + 384 * KIB, 896 * KIB, AT_ONCE);
+        assert!((128 * KIB..=320 * KIB).contains(&ahead), "{ahead}");
+        let (ahead, _) = reads.in_order(4 * MIB + 256 * KIB, MIB, AT_ONCE);
         assert!(ahead > 8 * MIB, "{ahead}");
     }
 

@@ -7,8 +7,9 @@ mod scan;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
-use r2_model::{Operation, R2Model, generated_bytes};
+use r2_model::{Fault, FaultRule, Operation, R2Model, generated_bytes};
 
 use crate::common::mount::Mount;
 
@@ -64,6 +65,52 @@ fn the_first_bytes_cost_one_request_and_no_other_of_any_kind() {
     let requests = model.requests();
     assert_eq!(requests.len(), 1, "{requests:?}");
     assert_eq!(gets(&model), [(0, 384 << 10)]);
+}
+
+/// A file of 10 MiB of sound, which says that tables of 300 KB follow it.
+fn song(model: &R2Model, key: &str) -> u64 {
+    let mut head = b"\0\0\0\x10ftypM4A \0\0\0\0".to_vec();
+    head.extend((10_u32 << 20).to_be_bytes());
+    head.extend(b"mdat");
+    let tables = 16 + (10 << 20);
+    model.put_generated_behind(key, head, tables + 300_000 - 24);
+    tables
+}
+
+#[test]
+fn no_second_request_is_made_before_the_first_bytes_are_given_out() {
+    let model = R2Model::start();
+    song(&model, "projects/song.m4a");
+    let mount = Mount::of(&model);
+    let path = mount.path("projects/song.m4a");
+    std::fs::metadata(&path).unwrap();
+    model.clear_requests();
+    // The rest of the head is longer on its way than this test.
+    let stall = Fault::Stall {
+        after: 100_000,
+        pause: Duration::from_secs(60),
+    };
+    model.add_fault(FaultRule::new(stall).on(&[Operation::GetObject]));
+    let file = File::open(&path).unwrap();
+    file.read_exact_at(&mut [0; 4096], 0).unwrap();
+    let requests = model.requests();
+    assert_eq!(requests.len(), 1, "{requests:?}");
+}
+
+#[test]
+fn tables_at_the_end_come_along_with_the_head() {
+    let model = R2Model::start();
+    let tables = song(&model, "projects/song.m4a");
+    let mount = Mount::of(&model);
+    let file = File::open(mount.path("projects/song.m4a")).unwrap();
+    file.read_exact_at(&mut [0; 4096], 0).unwrap();
+    let start = tables - tables % 4096;
+    let expected = [(0, 384 << 10), (start, tables + 300_000 - start)];
+    mount.wait_for("both ends", |status| {
+        status["cache"]["bytes"] == expected[0].1 + expected[1].1
+    });
+    file.read_exact_at(&mut [0; 100], tables + 200_000).unwrap();
+    assert_eq!(gets(&model), expected);
 }
 
 #[test]
