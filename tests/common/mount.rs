@@ -68,6 +68,10 @@ impl Mount {
             // Tests say when something is uploaded; those of the drain switch it on.
             ("DRAIN_SECONDS", "0"),
         ]);
+        // Those that do not say which I/O mode they are about are run in each (`scripts/soak fallback`).
+        if let Ok(passthrough) = std::env::var("MOUNT_TEST_PASSTHROUGH") {
+            all.push(("PASSTHROUGH".to_owned(), passthrough));
+        }
         for (name, value) in settings {
             all.retain(|(known, _)| known != name);
             all.push(((*name).to_owned(), (*value).to_owned()));

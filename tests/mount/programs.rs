@@ -3,6 +3,7 @@
 //! cache, when every byte comes from the bucket.
 
 mod audio;
+mod clients;
 mod copies;
 mod databases;
 mod saving;
@@ -26,8 +27,12 @@ struct Studio {
 
 impl Studio {
     fn open() -> Studio {
+        Studio::with(&[])
+    }
+
+    fn with(settings: &[(&str, &str)]) -> Studio {
         let model = R2Model::start();
-        let mount = Mount::of(&model);
+        let mount = Mount::with(&model, settings);
         for collection in ["segments", "layers", "projects", "rhythms"] {
             fs::create_dir_all(mount.beside("plain").join(collection)).unwrap();
         }
