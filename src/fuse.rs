@@ -29,7 +29,7 @@ use fuser::{
 use tokio::runtime::Handle as Runtime;
 
 use self::crew::Crew;
-use self::decode::{caller, empty, time, written};
+use self::decode::{caller, data, empty, time, written};
 use self::reply::errno;
 use crate::fs::attr::{Fh, Ino, SetAttr};
 use crate::fs::{Fs, OpenFlags};
@@ -332,10 +332,7 @@ impl Filesystem for Fuse {
                 None => {
                     let fs = self.fs.clone();
                     let future = async move { fs.read(fh, offset, size).await };
-                    self.answer("read", ino.0, future, move |result| match result {
-                        Ok(bytes) => reply.data(&bytes),
-                        Err(error) => reply.error(error),
-                    });
+                    self.answer("read", ino.0, future, data(reply));
                 }
             }
         });

@@ -1,14 +1,21 @@
-//! What a request says, in our terms, and the answers that say nothing or a number.
+//! What a request says, in our terms, and the plainest answers.
 
 use std::time::SystemTime;
 
-use fuser::{Errno, ReplyEmpty, ReplyWrite, Request, TimeOrNow};
+use fuser::{Errno, ReplyData, ReplyEmpty, ReplyWrite, Request, TimeOrNow};
 
 use crate::fs::attr::Caller;
 
 pub(super) fn empty(reply: ReplyEmpty) -> impl FnOnce(Result<(), Errno>) {
     move |result| match result {
         Ok(()) => reply.ok(),
+        Err(error) => reply.error(error),
+    }
+}
+
+pub(super) fn data(reply: ReplyData) -> impl FnOnce(Result<Vec<u8>, Errno>) {
+    move |result| match result {
+        Ok(bytes) => reply.data(&bytes),
         Err(error) => reply.error(error),
     }
 }
