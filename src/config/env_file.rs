@@ -46,10 +46,10 @@ pub(super) enum OpenError {
     Refused(String),
 }
 
-/// Reads the env file at `path` for a process of user `uid`.
+/// Reads the env file at `path` for a process of user `uid`; messages call it `what`.
 ///
 /// Its owner and mode are looked at on the open file, so that nobody can swap it in between.
-pub(super) fn read(path: &Path, uid: u32) -> Result<EnvFile, OpenError> {
+pub(super) fn read(what: &str, path: &Path, uid: u32) -> Result<EnvFile, OpenError> {
     let shown = path.display();
     // Without O_NONBLOCK a FIFO would hang us before we could see that it is one.
     let opened = OpenOptions::new()
@@ -58,49 +58,54 @@ pub(super) fn read(path: &Path, uid: u32) -> Result<EnvFile, OpenError> {
         .open(path);
     let mut file = opened.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-            OpenError::Absent(format!("the env file {shown} does not exist"))
+            OpenError::Absent(format!("{what} {shown} does not exist"))
         }
-        _ => OpenError::Refused(format!("the env file {shown} cannot be read: {error}")),
+        _ => OpenError::Refused(format!("{what} {shown} cannot be read: {error}")),
     })?;
-    let warning = check_owner_and_mode(&file, path, uid)?;
+    let warning = check_owner_and_mode(what, &file, path, uid)?;
     let mut text = String::new();
     match file.by_ref().take(MAX_BYTES + 1).read_to_string(&mut text) {
         Ok(length) if length as u64 > MAX_BYTES => Err(OpenError::Refused(format!(
-            "the env file {shown} has more than {MAX_BYTES} bytes: it is no env file"
+            "{what} {shown} has more than {MAX_BYTES} bytes: it is none"
         ))),
         Ok(_) => Ok(EnvFile { text, warning }),
         Err(error) => Err(OpenError::Refused(format!(
-            "the env file {shown} cannot be read: {error}"
+            "{what} {shown} cannot be read: {error}"
         ))),
     }
 }
 
-fn check_owner_and_mode(file: &File, path: &Path, uid: u32) -> Result<Option<String>, OpenError> {
+fn check_owner_and_mode(
+    what: &str,
+    file: &File,
+    path: &Path,
+    uid: u32,
+) -> Result<Option<String>, OpenError> {
     let shown = path.display();
     let metadata = file.metadata().map_err(|error| {
-        OpenError::Refused(format!("the env file {shown} cannot be looked at: {error}"))
+        OpenError::Refused(format!("{what} {shown} cannot be looked at: {error}"))
     })?;
     if !metadata.is_file() {
         return Err(OpenError::Absent(format!(
-            "the env file {shown} is not a regular file"
+            "{what} {shown} is not a regular file"
         )));
     }
     let (mode, owner) = (metadata.mode() & 0o777, metadata.uid());
     if owner != uid && owner != 0 {
         return Err(OpenError::Refused(format!(
-            "the env file {shown} belongs to user {owner}, neither to user {uid} nor to root: \
+            "{what} {shown} belongs to user {owner}, neither to user {uid} nor to root: \
              whoever owns it decides where recordings go; chown it"
         )));
     }
     if mode & 0o022 != 0 {
         return Err(OpenError::Refused(format!(
-            "the env file {shown} may be written by others (mode {mode:03o}): they could decide \
+            "{what} {shown} may be written by others (mode {mode:03o}): they could decide \
              where recordings go; run: chmod 600 {shown}"
         )));
     }
     Ok((mode & 0o044 != 0).then(|| {
         format!(
-            "the env file {shown} may be read by others (mode {mode:03o}), with the secrets in it; \
+            "{what} {shown} may be read by others (mode {mode:03o}), with the secrets in it; \
              run: chmod 600 {shown}"
         )
     }))
@@ -302,10 +307,15 @@ mod tests {
     #[test]
     fn others_may_not_write_and_had_better_not_read() {
         let (_folder, path) = file_with_mode(0o600);
-        assert!(read(&path, own_uid()).unwrap().warning.is_none());
+        assert!(
+            read("the env file", &path, own_uid())
+                .unwrap()
+                .warning
+                .is_none()
+        );
         let (_folder, path) = file_with_mode(0o640);
         assert!(
-            read(&path, own_uid())
+            read("the env file", &path, own_uid())
                 .unwrap()
                 .warning
                 .unwrap()
@@ -314,7 +324,10 @@ mod tests {
         for mode in [0o620, 0o602] {
             let (_folder, path) = file_with_mode(mode);
             assert!(
-                matches!(read(&path, own_uid()), Err(OpenError::Refused(_))),
+                matches!(
+                    read("the env file", &path, own_uid()),
+                    Err(OpenError::Refused(_))
+                ),
                 "{mode:o}"
             );
         }
@@ -328,7 +341,7 @@ mod tests {
         }
         let reader = if own_uid() == 0 { 0 } else { own_uid() + 1 };
         assert!(
-            matches!(read(&path, reader), Err(OpenError::Refused(text)) if text.contains("chown"))
+            matches!(read("the env file", &path, reader), Err(OpenError::Refused(text)) if text.contains("chown"))
         );
     }
 
@@ -336,11 +349,11 @@ mod tests {
     fn what_is_no_file_is_absent() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(
-            read(folder.path(), own_uid()),
+            read("the env file", folder.path(), own_uid()),
             Err(OpenError::Absent(_))
         ));
         assert!(matches!(
-            read(&folder.path().join("x"), own_uid()),
+            read("the env file", &folder.path().join("x"), own_uid()),
             Err(OpenError::Absent(_))
         ));
     }
@@ -349,6 +362,9 @@ mod tests {
     fn a_huge_file_is_refused() {
         let (_folder, path) = file_with_mode(0o600);
         File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
-        assert!(matches!(read(&path, own_uid()), Err(OpenError::Refused(_))));
+        assert!(matches!(
+            read("the env file", &path, own_uid()),
+            Err(OpenError::Refused(_))
+        ));
     }
 }

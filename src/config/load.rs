@@ -5,13 +5,14 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::credentials::{self, CREDENTIALS, CredentialsFile};
 use super::env_file::{self, OpenError};
 use super::error::{ConfigError, Origin, Problem};
 use super::path::resolve;
 use super::r2::{self, Endpoint};
 use super::setting::Setting;
 use super::value::{self, Invalid};
-use super::{Backend, Config, LOCAL_SOURCE, R2Settings, Secret};
+use super::{Backend, Config, Credentials, LOCAL_SOURCE, R2Settings};
 
 /// The env file of a machine, read when the current folder has none.
 pub const SYSTEM_ENV_FILE: &str = "/etc/voicebeatfs.env";
@@ -160,6 +161,9 @@ pub(super) struct Reader<'a> {
     env_folder: Option<PathBuf>,
     /// Whether the administrator set this up: unnamed directories then lie in the system's places.
     system_layout: bool,
+    /// The credentials file, and why it cannot be used.
+    credentials_file: Option<CredentialsFile>,
+    credentials_problem: Option<Problem>,
     problems: Vec<Problem>,
     warnings: Vec<String>,
 }
@@ -172,6 +176,8 @@ impl<'a> Reader<'a> {
             env_file: None,
             env_folder: None,
             system_layout: inputs.source.is_some(),
+            credentials_file: None,
+            credentials_problem: None,
             problems: Vec::new(),
             warnings: Vec::new(),
         };
@@ -180,6 +186,7 @@ impl<'a> Reader<'a> {
         for (name, value) in &inputs.options {
             reader.take(&name.to_ascii_uppercase(), value, Origin::MountOption);
         }
+        reader.take_credentials_file();
         reader
     }
 
@@ -220,7 +227,7 @@ impl<'a> Reader<'a> {
             ],
         };
         for path in candidates {
-            match env_file::read(&path, inputs.uid) {
+            match env_file::read("the env file", &path, inputs.uid) {
                 Ok(file) => {
                     self.warnings.extend(file.warning);
                     return self.take_assignments(&path, &file.text);
@@ -233,17 +240,41 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Takes what the credentials file says in the place of all credentials given elsewhere: keys of
+    /// two tokens do not go together.
+    fn take_credentials_file(&mut self) {
+        let Some(path) = self.optional_path("R2_CREDENTIALS_FILE") else {
+            return;
+        };
+        let file = CredentialsFile::new(path, self.inputs.uid);
+        match file.open() {
+            Ok(opened) => {
+                self.warnings.extend(opened.warning);
+                self.given.retain(|name, _| !CREDENTIALS.contains(name));
+                self.take_lines(file.path(), &opened.text, |name| {
+                    CREDENTIALS.contains(&name)
+                });
+            }
+            Err(text) => self.credentials_problem = Some(Problem::EnvFile(text)),
+        }
+        self.credentials_file = Some(file);
+    }
+
     fn take_assignments(&mut self, path: &Path, text: &str) {
         let folder = path.parent().unwrap_or(Path::new("/"));
         self.env_folder = Some(resolve(folder, &self.inputs.current_dir));
         self.env_file = Some(resolve(path, &self.inputs.current_dir));
         self.system_layout |= path == self.inputs.system_env_file || self.is_credential(path);
+        self.take_lines(path, text, |_| true);
+    }
+
+    fn take_lines(&mut self, path: &Path, text: &str, takes: impl Fn(&str) -> bool) {
         let (assignments, errors) = env_file::parse(text);
         for error in errors {
             let text = format!("{}:{}: {}", path.display(), error.line, error.reason);
             self.problems.push(Problem::EnvFile(text));
         }
-        for found in assignments {
+        for found in assignments.into_iter().filter(|found| takes(&found.name)) {
             let origin = Origin::EnvFile {
                 path: path.to_path_buf(),
                 line: found.line,
@@ -361,6 +392,9 @@ impl<'a> Reader<'a> {
             return R2Settings::default();
         }
         let problems_before = self.problems.len();
+        let credentials_problem = self.credentials_problem.take();
+        let has_credentials = credentials_problem.is_none();
+        self.problems.extend(credentials_problem);
         let mut endpoint = self.optional("R2_ENDPOINT_URL", Endpoint::parse);
         let (bucket, prefix) = self.bucket(endpoint.as_mut());
         let settings = R2Settings {
@@ -378,9 +412,11 @@ impl<'a> Reader<'a> {
             },
             bucket,
             prefix,
-            access_key_id: self.required("R2_ACCESS_KEY_ID", access_key),
-            secret_access_key: self.required("R2_SECRET_ACCESS_KEY", secret),
-            session_token: self.optional("R2_SESSION_TOKEN", secret),
+            credentials: match has_credentials {
+                true => self.credentials(),
+                false => Credentials::default(),
+            },
+            credentials_file: self.credentials_file.take(),
         };
         let nothing_given = !self.given.keys().any(|name| name.starts_with("R2_"));
         if self.problems.len() > problems_before && nothing_given {
@@ -389,6 +425,14 @@ impl<'a> Reader<'a> {
             );
         }
         settings
+    }
+
+    fn credentials(&mut self) -> Credentials {
+        Credentials {
+            access_key_id: self.required("R2_ACCESS_KEY_ID", credentials::access_key),
+            secret_access_key: self.required("R2_SECRET_ACCESS_KEY", credentials::secret),
+            session_token: self.optional("R2_SESSION_TOKEN", credentials::secret),
+        }
     }
 
     fn has_bucket(&self) -> bool {
@@ -519,6 +563,10 @@ impl<'a> Reader<'a> {
         }
         paths.push(("CATALOG_FILE", &config.catalog_file));
         paths.extend(config.log_file.as_ref().map(|path| ("LOG_FILE", path)));
+        if let Backend::R2(r2) = &config.backend {
+            let file = r2.credentials_file.as_ref();
+            paths.extend(file.map(|file| ("R2_CREDENTIALS_FILE", file.path())));
+        }
         let metrics_file = config.metrics_file.as_ref();
         paths.extend(metrics_file.map(|path| ("METRICS_FILE", path)));
         for &(name, path) in &paths {
@@ -532,26 +580,4 @@ impl<'a> Reader<'a> {
             }
         }
     }
-}
-
-/// Reads an access key id. The one mistake that can be told by looking is the swap of the two.
-fn access_key(text: &str) -> Result<String, Invalid> {
-    match () {
-        () if !is_token(text) => Err(Some("has blanks or other strange characters in it".into())),
-        () if text.len() == 64 => Err(Some(
-            "has 64 characters, as a Secret Access Key: an Access Key ID of R2 has 32".into(),
-        )),
-        () => Ok(text.into()),
-    }
-}
-
-fn secret(text: &str) -> Result<Secret, Invalid> {
-    match is_token(text) {
-        true => Ok(Secret::new(text)),
-        false => Err(Some("has blanks or other strange characters in it".into())),
-    }
-}
-
-fn is_token(text: &str) -> bool {
-    text.bytes().all(|b| b.is_ascii_graphic())
 }

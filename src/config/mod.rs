@@ -5,6 +5,7 @@
 //! problems are collected and reported together. Nothing outside reads a setting from the
 //! environment.
 
+mod credentials;
 mod effective;
 mod env_file;
 mod error;
@@ -22,6 +23,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use credentials::{Credentials, CredentialsFile};
 pub use effective::Effective;
 pub use error::{ConfigError, Origin, Problem};
 pub use load::{Inputs, SYSTEM_ENV_FILE};
@@ -134,12 +136,10 @@ pub struct R2Settings {
     pub bucket: String,
     /// The part of the bucket that is mounted: empty, or `a/b/`.
     pub prefix: String,
-    /// Who signs the requests.
-    pub access_key_id: String,
-    /// What the requests are signed with.
-    pub secret_access_key: Secret,
-    /// The token that belongs to temporary credentials.
-    pub session_token: Option<Secret>,
+    /// What the requests are signed with, as it was when the settings were read.
+    pub credentials: Credentials,
+    /// Where the credentials stand that count from then on, if they are in a file of their own.
+    pub credentials_file: Option<CredentialsFile>,
 }
 
 /// A text that is never printed.

@@ -82,6 +82,12 @@ pub const SETTINGS: &[Setting] = &[
         "<token>",
     ),
     setting(
+        "R2_CREDENTIALS_FILE",
+        None,
+        "the path of a file with R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY and R2_SESSION_TOKEN",
+        "/etc/voicebeatfs.credentials",
+    ),
+    setting(
         "R2_BUCKET_NAME",
         None,
         "a bucket name: 3 to 63 lower-case letters, digits and hyphens",

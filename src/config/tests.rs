@@ -140,7 +140,8 @@ fn every_default_and_example_can_be_read() {
     for setting in SETTINGS.iter().filter(|setting| !setting.secret) {
         let case = Case::r2(&[(setting.name, setting.example)]);
         let case = match setting.name {
-            "R2_ENDPOINT_URL" => continue,
+            // The second names a file that this machine need not have.
+            "R2_ENDPOINT_URL" | "R2_CREDENTIALS_FILE" => continue,
             _ => case,
         };
         Config::load(&case.inputs).unwrap_or_else(|error| panic!("{}: {error}", setting.name));
@@ -279,7 +280,7 @@ fn r2_settings_make_an_endpoint() {
         (r2.bucket.as_str(), r2.prefix.as_str()),
         ("voicebeat-audio", "")
     );
-    assert_eq!(r2.secret_access_key.expose(), "hunter2");
+    assert_eq!(r2.credentials.secret_access_key.expose(), "hunter2");
     let r2 = Case::r2(&[("R2_JURISDICTION", "eu")]).r2_settings();
     assert_eq!(
         r2.endpoint,
@@ -425,4 +426,94 @@ fn a_link_does_not_hide_that_a_directory_lies_beneath_the_mount() {
     fs::create_dir(case.path("mnt")).unwrap();
     std::os::unix::fs::symlink("mnt", case.path("link")).unwrap();
     assert!(case.error().contains("beneath the mount point"));
+}
+
+#[test]
+fn a_credentials_file_takes_the_place_of_all_credentials_given_elsewhere() {
+    let case = Case::r2(&[
+        ("R2_SESSION_TOKEN", "of-the-former-key"),
+        ("R2_CREDENTIALS_FILE", "keys"),
+    ]);
+    case.write(
+        "keys",
+        "R2_ACCESS_KEY_ID=new-key\nR2_SECRET_ACCESS_KEY=new-secret\nR2_BUCKET_NAME=not-taken\n",
+    );
+    let r2 = case.r2_settings();
+    let expected = Credentials {
+        access_key_id: "new-key".into(),
+        secret_access_key: Secret::new("new-secret"),
+        session_token: None,
+    };
+    assert_eq!(r2.credentials, expected);
+    assert_eq!(r2.bucket, "voicebeat-audio");
+    let file = r2.credentials_file.unwrap();
+    assert_eq!(file.path(), &case.path("keys"));
+    assert_eq!(file.read(), Ok(expected));
+    let shown = format!("{:?}", Effective::of(&case.inputs));
+    assert!(
+        !shown.contains("new-secret") && !shown.contains("new-key"),
+        "{shown}"
+    );
+    let text = Effective::without_secrets(&case.inputs, "a new-secret told".into());
+    assert_eq!(text, "a *** told");
+
+    case.write(
+        "keys",
+        "R2_ACCESS_KEY_ID=a\nR2_SECRET_ACCESS_KEY=b\nR2_SESSION_TOKEN=c\n",
+    );
+    let renewed = file.read().unwrap();
+    assert_eq!(renewed.session_token, Some(Secret::new("c")));
+}
+
+#[test]
+fn a_credentials_file_that_cannot_be_used_is_named_and_never_quoted() {
+    let case = Case::r2(&[("R2_CREDENTIALS_FILE", "keys")]);
+    let file = CredentialsFile::new(case.path("keys"), case.inputs.uid);
+    let keys = case.path("keys").display().to_string();
+    for (text, mode, reason) in [
+        (None, 0o600, "does not exist"),
+        (Some("R2_ACCESS_KEY_ID=a\n"), 0o600, "R2_SECRET_ACCESS_KEY"),
+        (Some("R2_ACCESS_KEY_ID=a\nhunter3\n"), 0o600, ":2: "),
+        (
+            Some("R2_ACCESS_KEY_ID=a\nR2_SECRET_ACCESS_KEY='hunter3 x'\n"),
+            0o600,
+            "has blanks",
+        ),
+        (
+            Some("R2_ACCESS_KEY_ID=a\nR2_SECRET_ACCESS_KEY=hunter3\n"),
+            0o620,
+            "may be written by others",
+        ),
+    ] {
+        if let Some(text) = text {
+            case.write("keys", text);
+            fs::set_permissions(&keys, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        for told in [case.error(), file.read().unwrap_err()] {
+            assert!(told.contains(reason), "{told}");
+            assert!(!told.contains("hunter3"), "{told}");
+        }
+        assert!(file.read().unwrap_err().contains(&keys));
+    }
+    // Without a bucket nobody asks for it.
+    let mut local = Case::local(&[("R2_CREDENTIALS_FILE", "nowhere")]);
+    local.load();
+    local.set(&[("USE_R2_STORAGE", "true")]);
+    assert!(local.error().contains("nowhere does not exist"));
+}
+
+#[test]
+fn a_credentials_file_that_others_may_read_is_warned_about() {
+    let case = Case::r2(&[("R2_CREDENTIALS_FILE", "keys")]);
+    case.write("keys", "R2_ACCESS_KEY_ID=a\nR2_SECRET_ACCESS_KEY=b\n");
+    assert_eq!(case.load().warnings, [""; 0]);
+    fs::set_permissions(case.path("keys"), fs::Permissions::from_mode(0o644)).unwrap();
+    let warnings = case.load().warnings;
+    assert!(warnings[0].contains("the credentials file"), "{warnings:?}");
+    assert!(warnings[0].contains("chmod 600"), "{warnings:?}");
+    let case = case.mountpoint(".");
+    assert!(
+        case.error().contains("R2_CREDENTIALS_FILE"),
+        "it would lie beneath the mount"
+    );
 }

@@ -356,6 +356,10 @@ impl Plan {
             entry.flushed = true;
             entry.not_before = None;
             self.queue(key);
+            if let Some(outage) = &mut self.outage {
+                // Whoever asks for it may have mended what was wrong.
+                outage.next_probe = self.begins_at;
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use voicebeatfs::config::{R2Settings, Secret};
+use voicebeatfs::config::{Credentials, R2Settings, Secret};
 use voicebeatfs::store::r2::{R2Store, R2Timeouts};
 
 /// What happens on the next connection.
@@ -65,9 +65,12 @@ pub(crate) fn settings(endpoint: String) -> R2Settings {
         endpoint,
         bucket: "bucket".into(),
         prefix: String::new(),
-        access_key_id: "id".into(),
-        secret_access_key: Secret::new("secret"),
-        session_token: None,
+        credentials: Credentials {
+            access_key_id: "id".into(),
+            secret_access_key: Secret::new("secret"),
+            session_token: None,
+        },
+        credentials_file: None,
     }
 }
 

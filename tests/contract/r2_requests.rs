@@ -159,8 +159,8 @@ async fn credentials_are_told_apart() {
     list(right.clone()).await.unwrap();
     let with = |access_key_id: &str, secret: &str, bucket: &str| {
         let mut settings = right.clone();
-        settings.access_key_id = access_key_id.into();
-        settings.secret_access_key = Secret::new(secret);
+        settings.credentials.access_key_id = access_key_id.into();
+        settings.credentials.secret_access_key = Secret::new(secret);
         settings.bucket = bucket.into();
         settings
     };
@@ -187,10 +187,10 @@ async fn temporary_credentials_bring_their_token() {
     let token = token.session("session", Duration::from_secs(600));
     let model = R2Model::builder().token(token).start();
     let mut settings = settings_of(&model, "");
-    settings.access_key_id = "temporary".into();
-    settings.secret_access_key = Secret::new("s");
+    settings.credentials.access_key_id = "temporary".into();
+    settings.credentials.secret_access_key = Secret::new("s");
     assert!(list(settings.clone()).await.is_err());
-    settings.session_token = Some(Secret::new("session"));
+    settings.credentials.session_token = Some(Secret::new("session"));
     list(settings).await.unwrap();
 }
 

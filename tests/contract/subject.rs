@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use r2_model::R2Model;
-use voicebeatfs::config::{R2Settings, Secret};
+use voicebeatfs::config::{Credentials, R2Settings, Secret};
 use voicebeatfs::store::r2::{R2Store, R2Timeouts};
 use voicebeatfs::store::{
     CopyRequest, ETag, GetRequest, GetResponse, Key, ListPage, ListRequest, Md5, ObjectHeaders,
@@ -40,9 +40,12 @@ pub(crate) fn settings_of(model: &R2Model, prefix: &str) -> R2Settings {
         endpoint: model.endpoint(),
         bucket: model.bucket().into(),
         prefix: prefix.into(),
-        access_key_id: model.access_key().into(),
-        secret_access_key: Secret::new(model.secret_key()),
-        session_token: None,
+        credentials: Credentials {
+            access_key_id: model.access_key().into(),
+            secret_access_key: Secret::new(model.secret_key()),
+            session_token: None,
+        },
+        credentials_file: None,
     }
 }
 
@@ -55,9 +58,12 @@ pub(crate) fn of_emulator(emulator: &Emulator) -> R2Store {
         endpoint: emulator.endpoint.clone(),
         bucket: emulator.bucket.clone(),
         prefix: String::new(),
-        access_key_id: emulator.access_key_id.clone(),
-        secret_access_key: Secret::new(&*emulator.secret_access_key),
-        session_token: None,
+        credentials: Credentials {
+            access_key_id: emulator.access_key_id.clone(),
+            secret_access_key: Secret::new(&*emulator.secret_access_key),
+            session_token: None,
+        },
+        credentials_file: None,
     };
     R2Store::new(&settings, R2Timeouts::default())
 }

@@ -1,5 +1,6 @@
 //! A bucket that fails: nothing is lost, nothing is done twice, nobody waits for ever.
 
+mod credentials;
 mod fallback;
 mod offline;
 mod reading;

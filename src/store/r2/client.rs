@@ -11,7 +11,7 @@ use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Credentials, Intercept, Region, RequestChecksumCalculation,
+    BehaviorVersion, IdentityCache, Intercept, Region, RequestChecksumCalculation,
     ResponseChecksumValidation, RuntimeComponents, StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::BoxError;
@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
 use super::super::{StoreError, StoreResult};
+use super::credentials::Provider;
 use super::limit::UploadLimit;
 use crate::config::R2Settings;
 
@@ -70,21 +71,13 @@ impl Default for R2Timeouts {
 
 /// Builds the client. Nothing is sent.
 pub(super) fn build(settings: &R2Settings, timeouts: &R2Timeouts) -> Client {
-    let credentials = Credentials::new(
-        &settings.access_key_id,
-        settings.secret_access_key.expose(),
-        settings
-            .session_token
-            .as_ref()
-            .map(|token| token.expose().to_owned()),
-        None,
-        "voicebeatfs",
-    );
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .endpoint_url(with_final_slash(&settings.endpoint))
         .region(Region::new("auto"))
-        .credentials_provider(credentials)
+        .credentials_provider(Provider::of(settings))
+        // The provider knows best whether they are still good.
+        .identity_cache(IdentityCache::no_cache())
         .force_path_style(true)
         // With the SDK's defaults R2 has refused uploads and garbled ranges (cloudflare-docs
         // #19236, #20014).

@@ -4,6 +4,7 @@
 
 mod client;
 mod copy;
+mod credentials;
 mod errors;
 mod limit;
 mod list;

@@ -273,6 +273,19 @@ fn refused_credentials_hold_everything() {
 }
 
 #[test]
+fn a_flush_tries_refused_credentials_again_at_once() {
+    let mut bench = Bench::new();
+    bench.plan.set_hurry(true);
+    bench.set("a");
+    assert_eq!(bench.going(), ["a"]);
+    bench.finish("a", Outcome::Refused);
+    bench.pass(2.0);
+    assert_eq!(bench.going(), [""; 0]);
+    bench.plan.flush(&key("a"));
+    assert_eq!(bench.going(), ["a"]);
+}
+
+#[test]
 fn a_flushed_record_goes_at_once_and_its_next_state_waits_again() {
     let mut bench = Bench::new();
     bench.set("a");

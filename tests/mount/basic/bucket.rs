@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::TryStreamExt;
 use r2_model::R2Model;
 use tokio::runtime::Runtime;
-use voicebeatfs::config::{R2Settings, Secret};
+use voicebeatfs::config::{Credentials, R2Settings, Secret};
 use voicebeatfs::store::r2::{R2Store, R2Timeouts};
 use voicebeatfs::store::{
     GetRequest, Key, ListRequest, Md5, ObjectHeaders, ObjectStore, PutRequest, ReadCondition,
@@ -60,9 +60,12 @@ impl Bucket {
             endpoint: server.endpoint.clone(),
             bucket: server.bucket.clone(),
             prefix: String::new(),
-            access_key_id: server.access_key_id.clone(),
-            secret_access_key: Secret::new(&*server.secret_access_key),
-            session_token: None,
+            credentials: Credentials {
+                access_key_id: server.access_key_id.clone(),
+                secret_access_key: Secret::new(&*server.secret_access_key),
+                session_token: None,
+            },
+            credentials_file: None,
         };
         Bucket::Emulator(Box::new(Emulated {
             store: R2Store::new(&settings, R2Timeouts::default()),
