@@ -24,6 +24,8 @@ pub struct Operations {
     class_a: AtomicU64,
     class_b: AtomicU64,
     free: AtomicU64,
+    received_bytes: AtomicU64,
+    sent_bytes: AtomicU64,
     requests: Requests,
 }
 
@@ -47,6 +49,10 @@ pub struct OperationCounts {
     pub class_b: u64,
     /// Free ones since the start.
     pub free: u64,
+    /// Bytes of objects that have come.
+    pub received_bytes: u64,
+    /// Bytes of objects that have gone.
+    pub sent_bytes: u64,
 }
 
 impl Operations {
@@ -60,6 +66,17 @@ impl Operations {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts bytes of objects that came from the bucket.
+    pub fn note_received(&self, bytes: usize) {
+        self.received_bytes
+            .fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts bytes of objects that the bucket has taken.
+    pub fn note_sent(&self, bytes: usize) {
+        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Returns times and failures of the requests.
     pub fn requests(&self) -> &Requests {
         &self.requests
@@ -71,6 +88,8 @@ impl Operations {
             class_a: self.class_a.load(Ordering::Relaxed),
             class_b: self.class_b.load(Ordering::Relaxed),
             free: self.free.load(Ordering::Relaxed),
+            received_bytes: self.received_bytes.load(Ordering::Relaxed),
+            sent_bytes: self.sent_bytes.load(Ordering::Relaxed),
         }
     }
 }

@@ -8,12 +8,13 @@
 //! mod        what callers see              table      entries in memory, one per version
 //! place      files made, found, removed    exchange   files from and to staging
 //! verify     is it what was promised       index/     index.db: rows, listings
+//! audit      is all of it so still
 //! file       the bytes of one version      ranges     which of them are present
 //! fetch      who asks for what is missing  transfer   how it arrives
 //! read_ahead what is wanted next           schedule   whose wish comes first
 //! line       how much is asked for at once room       budget, eviction, expiry
 //! behind     the housekeeping thread       export     metadata.json
-//! layout     what a file tells as audio
+//! layout     what a file tells as audio     pins       what is never evicted
 //! ```
 //!
 //! Lock order, from the first to the last; a lock is never taken while a later one is held:
@@ -22,6 +23,7 @@
 //! `Cache::pending`. Only the first three are held across disk I/O, and no read of cached bytes
 //! takes one of those.
 
+mod audit;
 mod behind;
 mod error;
 mod exchange;
@@ -31,6 +33,7 @@ mod file;
 mod index;
 mod layout;
 mod line;
+mod pins;
 mod place;
 mod ranges;
 mod read_ahead;
@@ -59,13 +62,16 @@ use crate::clock::SharedClock;
 use crate::disk::{self, FileId};
 use crate::store::{ListedObject, ObjectInfo, ObjectStore, ObjectVersion};
 
+pub use audit::Audit;
 pub use error::CacheError;
 pub use file::CacheFile;
+pub use pins::NoRoom;
 pub use read_ahead::ReadStream;
 
 use behind::Behind;
 use fetch::Fetcher;
 use index::Index;
+use pins::Pinned;
 use room::Usage;
 use table::Table;
 
@@ -101,6 +107,23 @@ pub struct HeldObject {
     pub size: u64,
     /// When the object was last written, as far as a GET told; else when it came into the cache.
     pub last_modified: SystemTime,
+}
+
+/// What the cache holds of one object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Which version.
+    pub version: ObjectVersion,
+    /// Length in bytes.
+    pub size: u64,
+    /// How many of them are here.
+    pub held_bytes: u64,
+    /// Whether they are all here and verified.
+    pub complete: bool,
+    /// Whether it stays when others are evicted.
+    pub pinned: bool,
+    /// Last use, known to the minute.
+    pub used_at: SystemTime,
 }
 
 /// A complete listing of one folder, as it was saved.
@@ -200,6 +223,7 @@ pub struct Cache {
     index: RwLock<Arc<Index>>,
     remaking: Mutex<()>,
     evicting: Mutex<()>,
+    pinned: Pinned,
     /// Listings that are not in the index yet, by folder.
     pending: Mutex<HashMap<String, Arc<SavedListing>>>,
     behind: Behind,
@@ -240,6 +264,7 @@ impl Cache {
             index: RwLock::new(Arc::new(index)),
             remaking: Mutex::new(()),
             evicting: Mutex::new(()),
+            pinned: Pinned::default(),
             pending: Mutex::new(HashMap::new()),
             behind: Behind::default(),
             swept: AtomicBool::new(false),

@@ -1,8 +1,9 @@
 //! Keeping the cache to its budget: what it holds, and what goes first.
 //!
-//! Entries in use (open, or being filled) are never taken from under their readers; of the others
-//! the least recently used go first, and those last of which only what a scan looks at is here. A request reserves its bytes before it is sent, so that the
-//! bytes on disk stay within the budget while many requests are under way.
+//! Entries in use (open, or being filled) are never taken from under their readers, nor are pinned
+//! ones; of the others the least recently used go first, and those last of which only what a scan
+//! looks at is here. A request reserves its bytes before it is sent, so that the bytes on disk stay
+//! within the budget while many requests are under way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -193,6 +194,9 @@ impl Cache {
             if freed >= wanted {
                 break;
             }
+            if self.pinned.holds(&version.key) {
+                continue;
+            }
             if let Some(leaving) = self.table.leave_unused(&version, id) {
                 leaving.file().iter().for_each(|file| self.retire(file));
                 freed += bytes;
@@ -266,8 +270,13 @@ impl Cache {
         }
     }
 
-    /// Removes the entry of a row unless it is in use; whether it did.
+    /// Removes the entry of a row unless it is in use or pinned; whether it did.
     fn remove_unused(&self, row: &Row) -> bool {
+        !self.pinned.holds(&row.version.key) && self.remove_unless_used(row)
+    }
+
+    /// Removes the entry of a row unless it is in use; whether it did.
+    pub(super) fn remove_unless_used(&self, row: &Row) -> bool {
         let Some(leaving) = self.table.leave_unused(&row.version, row.id) else {
             return false;
         };

@@ -62,7 +62,7 @@ impl Cache {
 }
 
 /// Whether a file has the length and, where its tag is one, the MD5 of its version.
-fn is_sound(file: &File, size: u64, version: &ObjectVersion) -> io::Result<bool> {
+pub(super) fn is_sound(file: &File, size: u64, version: &ObjectVersion) -> io::Result<bool> {
     if file.metadata()?.len() != size {
         return Ok(false);
     }

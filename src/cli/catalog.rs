@@ -3,14 +3,16 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use super::{Failure, complain, say};
-use crate::catalog::{self, Catalog, CatalogError, Difference};
+use crate::catalog::{self, Catalog, CatalogError, Difference, Sample};
 use crate::config::{Config, Inputs};
 
 /// How many names of each kind a failed check prints.
 const NAMES_SHOWN: usize = 10;
+/// What is said when the catalog cannot be used.
+const BUILD_IT: &str = "build it with: voicebeatfs catalog build";
 
 /// The arguments of `catalog`.
 #[derive(Debug, Args)]
@@ -27,6 +29,46 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Tells which samples of the catalog are missing, changed or extra in the library.
+    Check {
+        /// Prints one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Looks samples up in the catalog.
+    Find(Wanted),
+}
+
+/// What a sample is to be like; upper and lower case are the same.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("wanted").required(true).multiple(true)
+    .args(["genre", "instrument", "name"])))]
+struct Wanted {
+    /// Of this genre.
+    #[arg(long)]
+    genre: Option<String>,
+    /// Of this instrument.
+    #[arg(long)]
+    instrument: Option<String>,
+    /// With this in its name.
+    #[arg(long)]
+    name: Option<String>,
+    /// Prints the entries of the catalog as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Wanted {
+    fn matches(&self, sample: &Sample) -> bool {
+        let lower = |text: &String| text.to_lowercase();
+        let same = |wanted: &Option<String>, found: &Option<String>| {
+            wanted.is_none() || wanted.as_ref().map(lower) == found.as_ref().map(lower)
+        };
+        let name = self.name.as_ref().map(lower).unwrap_or_default();
+        same(&self.genre, &sample.genre)
+            && same(&self.instrument, &sample.instrument)
+            && lower(&sample.name).contains(&name)
+    }
 }
 
 /// Runs `voicebeatfs catalog`.
@@ -44,10 +86,59 @@ pub fn run(args: &CatalogArgs, env_file: Option<PathBuf>) -> Result<(), Failure>
 }
 
 fn run_on(args: &CatalogArgs, samples_dir: &Path, catalog_file: &Path) -> Result<(), Failure> {
-    match args.command {
+    match &args.command {
         Command::Build { check: true } => check(samples_dir, catalog_file),
         Command::Build { check: false } => build(samples_dir, catalog_file),
+        Command::Check { json: true } => check_as_json(samples_dir, catalog_file),
+        Command::Check { json: false } => check(samples_dir, catalog_file),
+        Command::Find(wanted) => find(wanted, catalog_file),
     }
+}
+
+/// Reads the catalog, which has to be there.
+fn stored(catalog_file: &Path) -> Result<Catalog, Failure> {
+    let missing = || {
+        let shown = catalog_file.display();
+        Failure::Failed(format!("{shown} is missing, or not a catalog\n{BUILD_IT}"))
+    };
+    Catalog::read(catalog_file)?.ok_or_else(missing)
+}
+
+fn find(wanted: &Wanted, catalog_file: &Path) -> Result<(), Failure> {
+    let samples = stored(catalog_file)?.samples;
+    let found = samples.iter().filter(|sample| wanted.matches(sample));
+    let found: Vec<&Sample> = found.collect();
+    if wanted.json {
+        say_json(&found)?;
+    } else if !found.is_empty() {
+        let paths = found.iter().map(|sample| sample.local_path.as_str());
+        say(&paths.collect::<Vec<_>>().join("\n"))?;
+    }
+    match found.is_empty() {
+        true => Err(Failure::Failed("no sample is like that".into())),
+        false => Ok(()),
+    }
+}
+
+fn check_as_json(samples_dir: &Path, catalog_file: &Path) -> Result<(), Failure> {
+    let difference = stored(catalog_file)?.difference(&scan(samples_dir)?);
+    say_json(&serde_json::json!({
+        "missing": difference.removed,
+        "changed": difference.changed,
+        "extra": difference.added,
+    }))?;
+    match difference.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Failed(format!(
+            "{} is out of date\n{BUILD_IT}",
+            catalog_file.display()
+        ))),
+    }
+}
+
+fn say_json(document: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(document);
+    say(&text.map_err(|error| Failure::Failed(error.to_string()))?)
 }
 
 fn build(samples_dir: &Path, catalog_file: &Path) -> Result<(), Failure> {
@@ -60,19 +151,14 @@ fn build(samples_dir: &Path, catalog_file: &Path) -> Result<(), Failure> {
 fn check(samples_dir: &Path, catalog_file: &Path) -> Result<(), Failure> {
     let actual = scan(samples_dir)?;
     let shown = catalog_file.display();
-    let build_it = "build it with: voicebeatfs catalog build";
-    let Some(stored) = Catalog::read(catalog_file)? else {
-        let text = format!("{shown} is missing, or not a catalog\n{build_it}");
-        return Err(Failure::Failed(text));
-    };
-    let difference = stored.difference(&actual);
+    let difference = stored(catalog_file)?.difference(&actual);
     if difference.is_empty() {
         let count = actual.samples.len();
         return say(&format!("{shown} is up to date: {count} samples"));
     }
     let text = describe(&difference);
     Err(Failure::Failed(format!(
-        "{shown} is out of date\n{text}{build_it}"
+        "{shown} is out of date\n{text}{BUILD_IT}"
     )))
 }
 
@@ -86,8 +172,8 @@ fn scan(samples_dir: &Path) -> Result<Catalog, Failure> {
 
 fn describe(difference: &Difference) -> String {
     let kinds = [
-        ("new", &difference.added),
-        ("gone", &difference.removed),
+        ("extra", &difference.added),
+        ("missing", &difference.removed),
         ("changed", &difference.changed),
     ];
     let mut text = String::new();
@@ -142,6 +228,29 @@ mod tests {
     }
 
     #[test]
+    fn a_sample_is_like_what_was_asked_for() {
+        let sample = Sample {
+            genre: Some("Jazz".into()),
+            instrument: Some("bass".into()),
+            name: "Upright/Slow One".into(),
+            ..Sample::default()
+        };
+        let wanted = |genre: &str, instrument: &str, name: &str| {
+            let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+            let wanted = Wanted {
+                genre: given(genre),
+                instrument: given(instrument),
+                name: given(name),
+                json: false,
+            };
+            wanted.matches(&sample)
+        };
+        assert!(wanted("jazz", "", "") && wanted("JAZZ", "Bass", "slow"));
+        assert!(!wanted("jaz", "", "") && !wanted("jazz", "drums", ""));
+        assert!(!wanted("", "", "fast"));
+    }
+
+    #[test]
     fn shows_a_bounded_number_of_names() {
         let added = (0..25).map(|n| format!("{n}.wav")).collect();
         let text = describe(&Difference {
@@ -149,6 +258,6 @@ mod tests {
             ..Difference::default()
         });
         assert_eq!(text.lines().count(), NAMES_SHOWN + 1);
-        assert!(text.ends_with("new: and 15 more\n"), "{text}");
+        assert!(text.ends_with("extra: and 15 more\n"), "{text}");
     }
 }

@@ -4,6 +4,7 @@
 //! asked nothing that writes.
 
 mod bucket;
+mod bytes;
 mod directories;
 mod machine;
 mod mounts;
@@ -26,6 +27,10 @@ pub struct DoctorArgs {
     /// Prints one JSON document.
     #[arg(long)]
     pub json: bool,
+    /// Also reads all bytes on this disk and compares them with what they are to be. Takes as long
+    /// as the disk does.
+    #[arg(long)]
+    pub verify: bool,
     /// Also writes FILE, for a report of a fault: the findings, the status of the mounts and the end of
     /// the log, without secrets.
     #[arg(long, value_name = "FILE")]
@@ -109,6 +114,9 @@ pub fn run(args: &DoctorArgs, env_file: Option<PathBuf>) -> Result<(), Failure> 
     if let Ok(config) = &config {
         findings.extend(directories::findings(config));
         findings.extend(bucket::findings(config));
+        if args.verify {
+            findings.extend(bytes::findings(config));
+        }
     }
     let (mounts, about_mounts) = mounts::findings();
     findings.extend(about_mounts);

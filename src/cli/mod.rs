@@ -3,20 +3,27 @@
 //! A command returns what it has to say or a [`Failure`]; this module prints it and chooses the
 //! exit code: 0 done, 1 failed, 2 wrong use or settings.
 
+pub mod cache;
 pub mod catalog;
 pub mod completions;
 pub mod conflicts;
 pub mod doctor;
 mod find;
 pub mod fstab;
+pub mod migrate;
 pub mod mount;
+mod progress;
+pub mod purge;
 pub mod queue;
 pub mod refresh;
+mod replicate;
+pub mod setup;
 pub mod share;
 pub mod status;
 pub mod trash;
 pub mod umount;
 pub mod validate;
+mod watch;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Write};
@@ -58,6 +65,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Shows what waits for upload, how far it is and why it does not go; or tries it again.
     Queue(queue::QueueArgs),
+    /// Lists what is on this disk, keeps files and folders there, fetches them in advance.
+    Cache(cache::CacheArgs),
     /// Lists the files that two sides changed: both versions are kept.
     Conflicts(conflicts::ConflictsArgs),
     /// Lists what was deleted or overwritten, and brings it back.
@@ -70,6 +79,12 @@ pub enum Command {
     Validate,
     /// Looks at everything a mount rests on, and says what to do about what is wrong.
     Doctor(doctor::DoctorArgs),
+    /// VoiceBeat's words for checking the bucket and copying the sample library into it.
+    Setup(setup::SetupArgs),
+    /// Copies the files of OUTPUT_DIR into the bucket.
+    Migrate(migrate::MigrateArgs),
+    /// Removes cache and staging directory, if nothing is left in the latter.
+    Purge(purge::PurgeArgs),
     /// Prints completions for a shell.
     Completions(completions::CompletionsArgs),
     /// Prints the manual page.
@@ -122,12 +137,16 @@ fn run_command(opts: Opts) -> Result<(), Failure> {
         Command::Fstab(args) => fstab::run(&args, opts.env_file),
         Command::Status(args) => status::run(&args, opts.env_file),
         Command::Queue(args) => queue::run(&args, opts.env_file),
+        Command::Cache(args) => cache::run(&args, opts.env_file),
         Command::Conflicts(args) => conflicts::run(&args, opts.env_file),
         Command::Trash(args) => trash::run(&args, opts.env_file),
         Command::Share(args) => share::run(&args, opts.env_file),
         Command::Refresh(args) => refresh::run(&args, opts.env_file),
         Command::Validate => validate::run(opts.env_file),
         Command::Doctor(args) => doctor::run(&args, opts.env_file),
+        Command::Setup(args) => setup::run(&args, opts.env_file),
+        Command::Migrate(args) => migrate::run(&args, opts.env_file),
+        Command::Purge(args) => purge::run(&args, opts.env_file),
         Command::Completions(args) => completions::run(&args),
         Command::Man => completions::run_man(),
         Command::Catalog(args) => catalog::run(&args, opts.env_file),

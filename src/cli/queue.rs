@@ -187,13 +187,17 @@ fn describe(queue: &Queue) -> String {
     text
 }
 
-fn describe_entry(entry: &QueueEntry) -> String {
-    let state = match entry.state {
+pub(super) fn state_text(state: State) -> &'static str {
+    match state {
         State::Open => "open",
         State::Waiting => "waiting",
         State::Held => "held",
         State::Parked => "parked",
-    };
+    }
+}
+
+fn describe_entry(entry: &QueueEntry) -> String {
+    let state = state_text(entry.state);
     let operation = match entry.operation {
         Operation::Upload => "upload",
         Operation::Folder => "folder",
@@ -207,6 +211,9 @@ fn describe_entry(entry: &QueueEntry) -> String {
         entry.waiting_seconds,
         entry.path
     );
+    if entry.sent_bytes > 0 && entry.bytes > 0 {
+        let _ = write!(text, "  {} %", entry.sent_bytes * 100 / entry.bytes);
+    }
     if let Some(seconds) = entry.protected_seconds {
         let _ = write!(text, "  (protected {seconds} s ago)");
     }
@@ -228,6 +235,7 @@ mod tests {
             operation: Operation::Upload,
             state: State::Parked,
             bytes: 2_000_000,
+            sent_bytes: 500_000,
             waiting_seconds: 7,
             protected_seconds: None,
             attempts: 3,
@@ -237,6 +245,7 @@ mod tests {
             path: "projects/b.aup3".into(),
             state: State::Open,
             bytes: 0,
+            sent_bytes: 0,
             protected_seconds: Some(40),
             attempts: 0,
             reason: None,
@@ -248,7 +257,7 @@ mod tests {
         });
         assert_eq!(
             text,
-            "parked   upload        2.0 MB      7 s  layers/a.wav  (3 tries: no right)\n\
+            "parked   upload        2.0 MB      7 s  layers/a.wav  25 %  (3 tries: no right)\n\
              open     upload           0 B      7 s  projects/b.aup3  (protected 40 s ago)\n\
              and 2 more\n"
         );

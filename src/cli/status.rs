@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, find, say};
+use super::{Failure, find, say, watch};
 use crate::control::{CacheStatus, ShutdownReason, ShutdownStatus, StatusDocument, UploadStatus};
 
 /// The arguments of `status`.
@@ -14,6 +14,9 @@ pub struct StatusArgs {
     /// Prints one JSON document, whose fields are a contract.
     #[arg(long)]
     pub json: bool,
+    /// Shows it on the whole terminal, each second anew, with the queue; q ends it.
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
     /// Asks the mount at M.
     #[arg(long, value_name = "M")]
     pub mountpoint: Option<PathBuf>,
@@ -21,6 +24,10 @@ pub struct StatusArgs {
 
 /// Runs `voicebeatfs status`.
 pub fn run(args: &StatusArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
+    if args.watch {
+        let connect = || find::connect(args.mountpoint.as_deref(), env_file.clone());
+        return watch::run(&connect);
+    }
     let client = find::connect(args.mountpoint.as_deref(), env_file)?;
     let status = client
         .status()
@@ -103,7 +110,7 @@ fn describe(status: &StatusDocument) -> String {
 }
 
 /// Says whether the machine may go, and if not, how much is left and what it waits for.
-fn safe_to_shut_down(shutdown: &ShutdownStatus) -> String {
+pub(super) fn safe_to_shut_down(shutdown: &ShutdownStatus) -> String {
     let Some(reason) = shutdown.reason else {
         return "yes, everything is in the bucket".into();
     };
@@ -121,7 +128,7 @@ fn safe_to_shut_down(shutdown: &ShutdownStatus) -> String {
 }
 
 /// Returns a time as people say it.
-fn time_text(seconds: u64) -> String {
+pub(super) fn time_text(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds.div_ceil(60)),
@@ -129,7 +136,7 @@ fn time_text(seconds: u64) -> String {
     }
 }
 
-fn cache(cache: &CacheStatus) -> String {
+pub(super) fn cache(cache: &CacheStatus) -> String {
     let rate = match cache.hit_rate {
         Some(rate) => format!(
             "{:.0} % hits ({} of {})",
@@ -151,7 +158,7 @@ fn opens(cache: &CacheStatus) -> u64 {
     cache.hits + cache.misses
 }
 
-fn uploads(uploads: &UploadStatus) -> String {
+pub(super) fn uploads(uploads: &UploadStatus) -> String {
     let done = format!("{} done", uploads.done);
     if uploads.queued == 0 {
         return format!("nothing waits, {done}");

@@ -5,9 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use super::cache::{Cached, Filled, PinEntry};
 use super::queue::{ConflictEntry, OrphanEntry, Queue};
 use super::share::{Refreshed, Shared};
 use super::trash::{Restored, Trash};
+use super::verify::Verified;
 use super::{
     Envelope, MAX_RESPONSE_BYTES, PROTOCOL_VERSION, Progress, Refusal, Request, Response,
     StatusDocument, with_socket_path,
@@ -20,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The same where it asks the bucket: a list of what is in the trash, and one look at each file that
 /// is to come back.
 const BUCKET_PATIENCE: Duration = Duration::from_secs(600);
+
+/// The same where it reads all that is on its disk.
+const DISK_PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
 /// Why a mount did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -194,6 +199,67 @@ impl Client {
         let response = self.receive()?;
         response
             .refreshed
+            .ok_or_else(|| malformed("no result in the answer").into())
+    }
+
+    /// Returns what the cache holds, and the pins.
+    pub fn cached(mut self, paths: Vec<String>) -> Result<Cached, ClientError> {
+        self.send(Request::Cached { paths })?;
+        let response = self.receive()?;
+        response
+            .cached
+            .ok_or_else(|| malformed("no list in the answer").into())
+    }
+
+    /// Has files and folders kept on this disk.
+    pub fn pin(mut self, paths: Vec<String>) -> Result<Vec<PinEntry>, ClientError> {
+        self.wait_for_the_bucket()?;
+        self.send(Request::Pin { paths })?;
+        let response = self.receive()?;
+        response
+            .pinned
+            .ok_or_else(|| malformed("no pins in the answer").into())
+    }
+
+    /// Lets files and folders be evicted again; returns which pins there were.
+    pub fn unpin(mut self, paths: Vec<String>) -> Result<Vec<String>, ClientError> {
+        self.wait_for_the_bucket()?;
+        self.send(Request::Unpin { paths })?;
+        let response = self.receive()?;
+        response
+            .unpinned
+            .ok_or_else(|| malformed("no pins in the answer").into())
+    }
+
+    /// Has files and folders brought into the cache, and waits for them. `progress` hears once in
+    /// a while how far it is.
+    pub fn warm(
+        mut self,
+        paths: Vec<String>,
+        mut progress: impl FnMut(&Filled),
+    ) -> Result<Filled, ClientError> {
+        self.wait_for_the_bucket()?;
+        self.send(Request::Warm { paths })?;
+        loop {
+            let response = self.receive()?;
+            let filled = response
+                .warmed
+                .ok_or_else(|| malformed("neither progress nor an end"))?;
+            match response.ok {
+                Some(_) => return Ok(filled),
+                None => progress(&filled),
+            }
+        }
+    }
+
+    /// Has all bytes on this disk compared with what they are to be.
+    pub fn verify(mut self) -> Result<Verified, ClientError> {
+        let stream = self.stream.get_ref();
+        stream.set_read_timeout(Some(DISK_PATIENCE))?;
+        self.send(Request::Verify)?;
+        let response = self.receive()?;
+        response
+            .verified
             .ok_or_else(|| malformed("no result in the answer").into())
     }
 

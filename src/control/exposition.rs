@@ -247,6 +247,16 @@ fn add_requests(page: &Page, report: &Report) -> prometheus::Result<()> {
             counter.inc_by(count as f64);
         })?;
     }
+    page.counter(
+        "received_bytes_total",
+        "Bytes of objects that came from the bucket.",
+        operations.received_bytes,
+    )?;
+    page.counter(
+        "sent_bytes_total",
+        "Bytes of objects that the bucket has taken.",
+        operations.sent_bytes,
+    )?;
     page.gauge(
         "usd_per_month",
         "What a month costs if it goes on as since the mount.",

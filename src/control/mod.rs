@@ -16,6 +16,7 @@
 //! The socket lies in the staging directory, which only its owner enters; who connects is checked
 //! once more by the kernel's word for it.
 
+pub mod cache;
 pub mod client;
 pub mod exposition;
 pub mod queue;
@@ -27,6 +28,7 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 pub mod trash;
+pub mod verify;
 
 use std::io;
 use std::path::Path;
@@ -35,9 +37,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use self::cache::{Cached, Filled, PinEntry};
 use self::queue::{ConflictEntry, OrphanEntry, Queue};
 use self::share::{Refreshed, Shared};
 use self::trash::{Restored, Trash};
+use self::verify::Verified;
 use crate::metrics::Requests;
 use crate::store::Key;
 
@@ -176,6 +180,48 @@ pub trait StatusSource: Send + Sync {
         Refreshed::default()
     }
 
+    /// Returns what the cache holds at or below these paths, all if there are none; and the pins.
+    fn cached(&self, paths: &[String]) -> Cached {
+        let _ = paths;
+        Cached::default()
+    }
+
+    /// Keeps files and folders on this disk, and has brought what is missing.
+    ///
+    /// # Errors
+    /// When they do not exist, or do not fit.
+    async fn pin(&self, paths: &[String]) -> Result<Vec<PinEntry>, Refusal> {
+        let _ = paths;
+        Ok(Vec::new())
+    }
+
+    /// Lets them be evicted again; returns which pins there were.
+    ///
+    /// # Errors
+    /// When that cannot be kept.
+    async fn unpin(&self, paths: &[String]) -> Result<Vec<String>, Refusal> {
+        let _ = paths;
+        Ok(Vec::new())
+    }
+
+    /// Brings files and folders into the cache; `told` hears once in a while how far it is.
+    ///
+    /// # Errors
+    /// When they do not exist, or do not fit.
+    async fn warm(
+        &self,
+        paths: &[String],
+        told: tokio::sync::mpsc::Sender<Filled>,
+    ) -> Result<Filled, Refusal> {
+        let _ = (paths, told);
+        Ok(Filled::default())
+    }
+
+    /// Compares all bytes on this disk with what they are to be. Takes as long as the disk does.
+    async fn verify(&self) -> Verified {
+        Verified::default()
+    }
+
     /// Sends what waits without its quiet time, and returns when nothing of `paths` (of all, if
     /// there are none) is left that is not in the bucket: neither queued nor unsealed. May wait for
     /// ever; the caller sets a deadline.
@@ -258,6 +304,28 @@ pub enum Request {
         /// At or below these; all if empty.
         paths: Vec<String>,
     },
+    /// What the cache holds.
+    Cached {
+        /// At or below these; all if empty.
+        paths: Vec<String>,
+    },
+    /// To keep files and folders on this disk.
+    Pin {
+        /// Which.
+        paths: Vec<String>,
+    },
+    /// To let them be evicted again.
+    Unpin {
+        /// Which; and all pins below them.
+        paths: Vec<String>,
+    },
+    /// To bring files and folders into the cache, and wait for them.
+    Warm {
+        /// Which.
+        paths: Vec<String>,
+    },
+    /// To compare all bytes on this disk with what they are to be.
+    Verify,
     /// To wait until the queue is empty.
     Sync {
         /// Which; all if empty.
@@ -314,6 +382,8 @@ pub enum RefusalCode {
     Paused,
     /// What is left cannot be uploaded as things are.
     Parked,
+    /// The cache is too small for what is to be kept in it.
+    NoRoom,
     /// The file is not in the bucket yet as it is here.
     NotUploaded,
     /// There is no such thing.
@@ -351,6 +421,16 @@ struct Response {
     #[serde(skip_serializing_if = "Option::is_none")]
     refreshed: Option<Refreshed>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    cached: Option<Cached>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pinned: Option<Vec<PinEntry>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unpinned: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warmed: Option<Filled>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified: Option<Verified>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<Progress>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Refusal>,
@@ -372,6 +452,11 @@ impl Response {
             restored: None,
             shared: None,
             refreshed: None,
+            cached: None,
+            pinned: None,
+            unpinned: None,
+            warmed: None,
+            verified: None,
             progress: None,
             error: None,
         }

@@ -28,6 +28,9 @@ pub struct QueueEntry {
     pub state: State,
     /// The bytes to be sent.
     pub bytes: u64,
+    /// Those of them that the bucket has: whole parts of a file that goes in parts.
+    #[serde(default)]
+    pub sent_bytes: u64,
     /// For how long it has waited.
     pub waiting_seconds: u64,
     /// Of a file that is still open: how long ago a snapshot of it reached the bucket.

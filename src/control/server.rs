@@ -126,6 +126,10 @@ impl Server {
                 let paths = self.below_mountpoint(paths);
                 return self.sync(&mut writer, timeout_seconds, &paths).await;
             }
+            Ok(Request::Warm { paths }) => {
+                let paths = self.below_mountpoint(paths);
+                return self.warm(&mut writer, &paths).await;
+            }
             Ok(Request::Shutdown) => {
                 let sent = send(&mut writer, &done).await;
                 self.shutdown.notify_one();
@@ -196,8 +200,21 @@ impl Server {
                 let paths = self.below_mountpoint(paths);
                 response.refreshed = Some(self.source.refresh(&paths).await);
             }
+            Request::Verify => response.verified = Some(self.source.verify().await),
+            Request::Cached { paths } => {
+                let paths = self.below_mountpoint(paths);
+                response.cached = Some(self.source.cached(&paths));
+            }
+            Request::Pin { paths } => {
+                let paths = self.below_mountpoint(paths);
+                response.pinned = Some(self.source.pin(&paths).await?);
+            }
+            Request::Unpin { paths } => {
+                let paths = self.below_mountpoint(paths);
+                response.unpinned = Some(self.source.unpin(&paths).await?);
+            }
             // They are answered where the connection is.
-            Request::Sync { .. } | Request::Shutdown => {}
+            Request::Sync { .. } | Request::Warm { .. } | Request::Shutdown => {}
         }
         Ok(response)
     }
@@ -255,6 +272,29 @@ impl Server {
                 },
             )
             .await?;
+        }
+    }
+
+    /// Brings files, telling once in a while how far it is. Ends when the client has gone away.
+    async fn warm(&self, writer: &mut OwnedWriteHalf, paths: &[String]) -> io::Result<()> {
+        let (sender, mut told) = tokio::sync::mpsc::channel(1);
+        let warm = self.source.warm(paths, sender);
+        tokio::pin!(warm);
+        loop {
+            let mut response = Response::empty();
+            tokio::select! {
+                biased;
+                ended = &mut warm => match ended {
+                    Ok(filled) => {
+                        response.ok = Some(true);
+                        response.warmed = Some(filled);
+                        return send(writer, &response).await;
+                    }
+                    Err(refusal) => return refuse(writer, refusal).await,
+                },
+                Some(filled) = told.recv() => response.warmed = Some(filled),
+            }
+            send(writer, &response).await?;
         }
     }
 

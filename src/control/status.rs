@@ -186,6 +186,12 @@ pub struct OperationsStatus {
     pub class_b: u64,
     /// Deletes and what else costs nothing.
     pub free: u64,
+    /// Bytes of objects that came from the bucket.
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// Bytes of objects that the bucket has taken.
+    #[serde(default)]
+    pub sent_bytes: u64,
     /// The price of a month at this rate, in US dollars.
     pub usd_per_month: f64,
 }
@@ -221,7 +227,8 @@ mod tests {
             "reads": {"requests": 0, "passthrough_opens": 0},
             "open_files": 0, "conflicts": 0, "orphans": null, "hidden": [], "trash": null,
             "alerts": [],
-            "operations": {"class_a": 0, "class_b": 0, "free": 0, "usd_per_month": 0.0},
+            "operations": {"class_a": 0, "class_b": 0, "free": 0,
+                "received_bytes": 0, "sent_bytes": 0, "usd_per_month": 0.0},
         });
         assert_eq!(json, expected);
         assert_eq!(

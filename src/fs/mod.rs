@@ -33,6 +33,7 @@ mod name;
 mod open;
 mod orphans;
 pub mod passthrough;
+pub mod pins;
 mod removal;
 mod rename;
 mod room;

@@ -8,33 +8,36 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::Sender;
 
 use super::alerts::{self, Alerts};
+use super::confirmations::Confirmations;
 use super::outstanding::{self, Outstanding};
 use super::share::{Addresses, Sharing};
-use super::{MountError, Parts, Service, check_bucket, queue, r2_store, undo};
+use super::{MountError, Parts, Service, check_bucket, pins, queue, r2_store, undo, verify};
 use crate::cache::{Cache, CacheOptions};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Backend, Config, MountOptions};
+use crate::control::cache::{Cached, Filled, PinEntry};
 use crate::control::queue::{ConflictEntry, OrphanEntry, Queue};
 use crate::control::share::{Refreshed, Shared};
 use crate::control::trash::{Restored, Trash};
+use crate::control::verify::Verified;
 use crate::control::{
     CacheStatus, OperationsStatus, ReadStatus, Refusal, RefusalCode, Report, StatusSource,
     UploadStatus, selects,
 };
+use crate::fs::pins::Keeper;
 use crate::fs::{Fs, FsOptions, FsParts, LocalCopies, SnapshotOptions};
 use crate::fuse::{DeviceRegistrar, Fuse};
 use crate::metrics::{Operations, Requests};
-use crate::staging::{
-    Confirmed, Identity, JournalError, JournalResult, Record, Sealed, Seq, Staging,
-};
+use crate::staging::{Identity, JournalError, Seq, Staging};
 use crate::store::counted::CountedStore;
 use crate::store::fallback::{FallbackStore, HiddenKeys, UploadView};
 use crate::store::local::LocalStore;
 use crate::store::retry::{RetryPolicy, RetryStore, SystemSleeper};
-use crate::store::{ETag, Key, ObjectInfo, ObjectStore, ObjectVersion};
-use crate::uploader::{Confirm, UploadOptions, Uploader};
+use crate::store::{Key, ObjectStore};
+use crate::uploader::{UploadOptions, Uploader};
 
 /// How long a read is tried again when a local copy stands behind the bucket: within the look-up's
 /// deadline, so that the copy still counts.
@@ -86,6 +89,8 @@ pub(super) fn assemble(
         runtime: runtime.clone(),
     };
     let fs = Fs::new(fs_options, parts, replay);
+    let keeper = Keeper::open(fs.clone(), &config.staging_dir)
+        .map_err(MountError::start("the list of pins cannot be read"))?;
     let upload_options = UploadOptions {
         write_back: config.write_back,
         concurrency: config.upload_concurrency,
@@ -127,6 +132,7 @@ pub(super) fn assemble(
         operations,
         passthrough: passthrough.clone(),
         sharing,
+        keeper: Arc::new(keeper),
         alerts: Arc::new(Alerts::new(config.alert_cache_bytes)),
         started: Instant::now(),
     };
@@ -223,7 +229,7 @@ fn make_cache(
         .map_err(MountError::start("CACHE_DIR cannot be used"))
 }
 
-fn identity(config: &Config) -> Identity {
+pub(super) fn identity(config: &Config) -> Identity {
     match &config.backend {
         Backend::R2(r2) => Identity {
             backend: "r2".into(),
@@ -240,49 +246,6 @@ fn identity(config: &Config) -> Identity {
     }
 }
 
-/// What the uploader tells goes to the file system, which knows nothing of the uploader.
-pub(super) struct Confirmations(pub(super) Arc<Fs>);
-
-impl Confirm for Confirmations {
-    fn confirm(
-        &self,
-        record: &Record,
-        now_holds: Option<ETag>,
-        _sent: Option<&Sealed>,
-    ) -> JournalResult<Confirmed> {
-        self.0.confirm_upload(record, now_holds)
-    }
-
-    fn protected(
-        &self,
-        record: &Record,
-        now_holds: ETag,
-        took: Duration,
-    ) -> JournalResult<Confirmed> {
-        self.0.confirm_snapshot(record, now_holds, took)
-    }
-
-    fn changed(&self, record: &Record, found: &ObjectInfo) -> JournalResult<Confirmed> {
-        self.0.keep_changed(record, found)
-    }
-
-    fn is_held(&self, key: &Key) -> bool {
-        self.0.is_held(key)
-    }
-
-    fn detoured(&self, record: &Record, aside: &ObjectVersion) -> JournalResult<bool> {
-        self.0.detour(record, aside)
-    }
-
-    fn source_lost(&self, record: &Record) -> JournalResult<bool> {
-        self.0.replace_lost_source(record)
-    }
-
-    fn conflict(&self, record: &Record, found: &ObjectInfo) -> JournalResult<bool> {
-        self.0.keep_both(record, found)
-    }
-}
-
 /// What runs beside the session.
 struct Running {
     fs: Arc<Fs>,
@@ -293,6 +256,7 @@ struct Running {
     /// Whether the kernel has passthrough, known when it has mounted.
     passthrough: Arc<AtomicBool>,
     sharing: Option<Sharing>,
+    keeper: Arc<Keeper>,
     alerts: Arc<Alerts>,
     started: Instant,
 }
@@ -358,6 +322,8 @@ impl StatusSource for Running {
                 class_a: counts.class_a,
                 class_b: counts.class_b,
                 free: counts.free,
+                received_bytes: counts.received_bytes,
+                sent_bytes: counts.sent_bytes,
                 usd_per_month: counts.usd_per_month(self.started.elapsed().as_secs_f64()),
             },
         };
@@ -460,6 +426,28 @@ impl StatusSource for Running {
         refreshed
     }
 
+    async fn verify(&self) -> Verified {
+        let (staging, cache) = (self.staging.clone(), self.cache.clone());
+        let verified = tokio::task::spawn_blocking(move || verify::all(&staging, &cache));
+        verified.await.unwrap_or_default()
+    }
+
+    fn cached(&self, paths: &[String]) -> Cached {
+        pins::list(&self.cache, &self.keeper, paths)
+    }
+
+    async fn pin(&self, paths: &[String]) -> Result<Vec<PinEntry>, Refusal> {
+        pins::pin(&self.keeper, paths).await
+    }
+
+    async fn unpin(&self, paths: &[String]) -> Result<Vec<String>, Refusal> {
+        pins::unpin(&self.keeper, paths).await
+    }
+
+    async fn warm(&self, paths: &[String], told: Sender<Filled>) -> Result<Filled, Refusal> {
+        pins::warm(&self.keeper, paths, told).await
+    }
+
     async fn sync(&self, paths: &[String]) -> Result<(), Refusal> {
         let _hurry = paths.is_empty().then(|| self.uploader.hurry());
         let mut flushed = HashSet::new();
@@ -533,6 +521,7 @@ impl Service for Running {
         self.fs.spawn_snapshots();
         self.fs.spawn_expiry();
         self.fs.spawn_expansion();
+        self.keeper.spawn();
         let fs = Arc::downgrade(&self.fs);
         let reachable = move || fs.upgrade().is_none_or(|fs| fs.is_reachable());
         self.cache.spawn_housekeeping(Arc::new(reachable));

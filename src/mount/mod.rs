@@ -6,7 +6,9 @@
 
 mod alerts;
 mod assemble;
+pub mod at_rest;
 mod bucket;
+mod confirmations;
 pub mod daemon;
 pub mod dead;
 mod directories;
@@ -19,6 +21,7 @@ pub mod mountinfo;
 mod mountpoint;
 mod notify;
 mod outstanding;
+mod pins;
 mod queue;
 mod session;
 mod share;
@@ -26,6 +29,7 @@ mod signals;
 mod supervise;
 mod undo;
 pub mod unmount;
+mod verify;
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};

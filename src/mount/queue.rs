@@ -1,5 +1,6 @@
 //! What the commands show of the journal.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,7 +14,7 @@ use crate::control::queue::{
     ConflictEntry, MAX_ENTRIES, Operation, OrphanEntry, Queue, QueueEntry, State,
 };
 use crate::fs::Fs;
-use crate::staging::{Change, Move, Record, Staging};
+use crate::staging::{Change, Move, Record, Seq, Staging};
 
 /// Returns what waits for the bucket, the oldest first.
 pub(super) fn list(fs: &Arc<Fs>, staging: &Staging) -> Queue {
@@ -23,6 +24,7 @@ pub(super) fn list(fs: &Arc<Fs>, staging: &Staging) -> Queue {
     records.sort_by_key(|record| record.changed_at);
     let left_out = records.len().saturating_sub(MAX_ENTRIES) as u64;
     records.truncate(MAX_ENTRIES);
+    let sent = sent_bytes(staging);
     let moves = staging.journal().moves();
     let failure = fs.expansion_failure();
     let folders = moves.pending();
@@ -30,10 +32,32 @@ pub(super) fn list(fs: &Arc<Fs>, staging: &Staging) -> Queue {
     let files = records.into_iter().map(|record| {
         let protected = record.change.file().filter(|_| record.change.is_open());
         let protected = protected.and_then(|file| fs.protected_for(file));
-        entry(record, protected, now)
+        let sent = sent.get(&record.seq).copied().unwrap_or_default();
+        QueueEntry {
+            sent_bytes: sent,
+            ..entry(record, protected, now)
+        }
     });
     let entries = folders.chain(files).collect();
     Queue { entries, left_out }
+}
+
+/// Returns the paths that wait for the bucket, those of folders on their way included.
+pub(super) fn waiting(staging: &Staging) -> Vec<String> {
+    let journal = staging.journal();
+    let moves = journal.moves();
+    let folders = moves.pending().map(|found| found.target.to_string());
+    let files = journal.records().into_iter();
+    folders
+        .chain(files.map(|record| record.key.to_string()))
+        .collect()
+}
+
+/// Returns how much of each state of a record the bucket has in parts.
+fn sent_bytes(staging: &Staging) -> HashMap<Seq, u64> {
+    let uploads = staging.journal().open_uploads().into_iter();
+    let sent = uploads.map(|open| (open.seq, open.parts.values().map(|part| part.size).sum()));
+    sent.collect()
 }
 
 /// Returns the conflicts that nobody has dealt with yet.
@@ -82,6 +106,7 @@ fn folder_entry(found: &Move, failure: Option<String>, now: SystemTime) -> Queue
         operation: Operation::Rename,
         state: State::Waiting,
         bytes: 0,
+        sent_bytes: 0,
         waiting_seconds: waiting.as_secs(),
         attempts: u32::from(failure.is_some()),
         reason: failure,
@@ -107,6 +132,7 @@ fn entry(record: Record, protected: Option<Duration>, now: SystemTime) -> QueueE
         operation,
         state,
         bytes: record.change.length(),
+        sent_bytes: 0,
         waiting_seconds: now
             .duration_since(record.changed_at)
             .unwrap_or_default()

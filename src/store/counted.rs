@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 
 use super::{
     CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
@@ -63,12 +64,21 @@ impl<S: ObjectStore> ObjectStore for CountedStore<S> {
 
     async fn get(&self, request: GetRequest) -> StoreResult<GetResponse> {
         let answer = self.inner.get(request);
-        self.sent(PriceClass::B, "get", answer).await
+        let mut response = self.sent(PriceClass::B, "get", answer).await?;
+        let operations = Arc::clone(&self.operations);
+        let counted = response.body.inspect(move |chunk| {
+            operations.note_received(chunk.as_ref().map_or(0, Bytes::len));
+        });
+        response.body = counted.boxed();
+        Ok(response)
     }
 
     async fn put(&self, request: PutRequest) -> StoreResult<ETag> {
+        let bytes = request.body.len();
         let answer = self.inner.put(request);
-        self.sent(PriceClass::A, "put", answer).await
+        let tag = self.sent(PriceClass::A, "put", answer).await?;
+        self.operations.note_sent(bytes);
+        Ok(tag)
     }
 
     async fn create_multipart(&self, key: &Key, headers: ObjectHeaders) -> StoreResult<Upload> {
@@ -83,8 +93,11 @@ impl<S: ObjectStore> ObjectStore for CountedStore<S> {
         body: Bytes,
         md5: Md5,
     ) -> StoreResult<ETag> {
+        let bytes = body.len();
         let answer = self.inner.upload_part(upload, number, body, md5);
-        self.sent(PriceClass::A, "upload_part", answer).await
+        let tag = self.sent(PriceClass::A, "upload_part", answer).await?;
+        self.operations.note_sent(bytes);
+        Ok(tag)
     }
 
     async fn upload_part_copy(

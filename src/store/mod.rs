@@ -11,6 +11,7 @@ pub mod explain;
 pub mod fallback;
 pub mod local;
 pub mod r2;
+pub mod replicate;
 pub mod retry;
 pub mod trash;
 pub mod xattrs;

@@ -1,9 +1,9 @@
 //! `voicebeatfs doctor`: what it finds, what it says to do, and what it never shows.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 
-use r2_model::{Permission, R2Model, Token};
+use r2_model::{Fault, FaultRule, Operation, Permission, R2Model, Token};
 use serde_json::Value;
 
 use crate::common::mount::{Mount, model_settings};
@@ -33,6 +33,63 @@ fn found(findings: &[String], beginning: &str, part: &str) {
     assert!(
         findings.iter().any(is_it),
         "{beginning} … {part}: {findings:#?}"
+    );
+}
+
+#[test]
+fn verify_finds_a_changed_byte_in_staging_and_cache() {
+    let model = R2Model::start();
+    model.put("segments/there.wav", crate::crash::noise(1, 100_000));
+    let mut mount = Mount::with(&model, &[("WRITE_BACK_SECONDS", "0.1")]);
+    fs::read(mount.path("segments/there.wav")).unwrap();
+    // Sealed, and refused for as long as the test takes.
+    model.add_fault(FaultRule::new(Fault::error("AccessDenied")).on(&[Operation::PutObject]));
+    fs::write(
+        mount.path("layers/here.wav"),
+        crate::crash::noise(2, 100_000),
+    )
+    .unwrap();
+    mount.wait_for("it was tried", |status| status["uploads"]["failed"] != 0);
+    let verify = |mount: &Mount| {
+        let output = mount.run(&["doctor", "--verify"]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = verify(&mount);
+    assert!(
+        told.contains("1 staged files are what was closed"),
+        "{told}"
+    );
+    assert!(
+        told.contains("1 cached files are what the bucket has"),
+        "{told}"
+    );
+    for (folder, extension) in [("cache", "cache"), ("staging", "staged")] {
+        let files = fs::read_dir(mount.beside(folder)).unwrap();
+        let paths = files.map(|file| file.unwrap().path());
+        let of_kind = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == extension);
+        let filled = |path: &std::path::PathBuf| fs::metadata(path).unwrap().len() == 100_000;
+        let path = paths.into_iter().filter(of_kind).find(filled).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(b"other", 50_000).unwrap();
+    }
+    let told = verify(&mount);
+    assert!(
+        told.contains("these are not what was closed: layers/here.wav"),
+        "{told}"
+    );
+    assert!(
+        told.contains("these are not what the bucket has: segments/there.wav"),
+        "{told}"
+    );
+    // The bucket's bytes are read again.
+    let bytes = fs::read(mount.path("segments/there.wav")).unwrap();
+    assert!(bytes == crate::crash::noise(1, 100_000));
+    // Without a mount the staged files are looked at.
+    mount.unmount();
+    let told = verify(&mount);
+    assert!(
+        told.contains("these are not what was closed: layers/here.wav"),
+        "{told}"
     );
 }
 

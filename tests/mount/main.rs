@@ -6,6 +6,7 @@ mod common;
 
 mod basic;
 mod burst;
+mod cache;
 mod cli;
 mod conflict;
 mod crash;
@@ -26,6 +27,8 @@ mod queue;
 mod reads;
 mod rename;
 mod service;
+mod setup;
 mod share;
 mod trash;
 mod uplink;
+mod watch;

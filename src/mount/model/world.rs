@@ -14,7 +14,7 @@ use crate::clock::{SharedClock, TokioClock};
 use crate::error::{FsError, FsResult};
 use crate::fs::attr::{Attr, Caller, Fh, Ino, Kind, SetAttr};
 use crate::fs::{Fs, FsOptions, FsParts, OpenFlags, SnapshotOptions};
-use crate::mount::assemble::Confirmations;
+use crate::mount::confirmations::Confirmations;
 use crate::staging::{Identity, Staging};
 use crate::uploader::{UploadOptions, Uploader};
 
