@@ -17,6 +17,7 @@ use super::listing::below;
 use super::name::{self, fold};
 use super::tree::Listing;
 use crate::staging::{Lower, Moves};
+use crate::store::ranges::list_folder;
 use crate::store::{ListRequest, ListedObject, ObjectVersion, StoreResult};
 
 /// How many pages are looked at to find out whether a folder holds anything that was not deleted
@@ -207,21 +208,21 @@ impl Fs {
     async fn list_lower(&self, ino: Ino, lower: Lower) -> StoreResult<Part> {
         let mut part = Part::unknown(lower);
         part.complete = true;
-        let mut request = ListRequest {
-            prefix: part.lower.prefix.clone(),
-            delimited: true,
-            ..ListRequest::default()
-        };
-        loop {
-            let page = self.list_page(request.clone()).await?;
+        let prefix = part.lower.prefix.clone();
+        let list = |request| self.list_page(request);
+        list_folder(&prefix, list, |page| {
             part.complete &= !page.incomplete;
             part.objects.extend(page.objects);
             part.prefixes.extend(page.prefixes);
-            request.continuation = page.next;
-            if request.continuation.is_none() {
-                break;
-            }
-        }
+        })
+        .await?;
+        // Ranges end in any order; saved listings are searched by name.
+        let key = |object: &ListedObject| object.version.key.clone();
+        part.objects
+            .sort_by(|a, b| a.version.key.cmp(&b.version.key));
+        part.objects.dedup_by_key(|object| key(object));
+        part.prefixes.sort();
+        part.prefixes.dedup();
         for prefix in self.doubtful_folders(ino, &part) {
             if !self.holds_anything(&prefix).await? {
                 part.hollow.insert(prefix);

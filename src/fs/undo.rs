@@ -119,9 +119,8 @@ impl Fs {
         loop {
             let request = ListRequest {
                 prefix: trash::PREFIX.into(),
-                delimited: false,
                 continuation,
-                max_keys: None,
+                ..ListRequest::default()
             };
             let page = self.store.list(request).await;
             self.note_result(&page);

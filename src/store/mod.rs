@@ -11,6 +11,7 @@ pub mod explain;
 pub mod fallback;
 pub mod local;
 pub mod r2;
+pub mod ranges;
 pub mod replicate;
 pub mod retry;
 pub mod trash;
@@ -220,6 +221,8 @@ pub struct ListRequest {
     pub delimited: bool,
     /// The `next` of the page before.
     pub continuation: Option<String>,
+    /// Of a first page: only what comes after this name, which need not exist.
+    pub start_after: Option<String>,
     /// At most so many entries; `None` leaves it to the server (1,000).
     pub max_keys: Option<u16>,
 }

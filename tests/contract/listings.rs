@@ -1,7 +1,10 @@
 //! Listings and folders.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use voicebeatfs::store::StoreError::*;
-use voicebeatfs::store::{Md5, WriteCondition};
+use voicebeatfs::store::ranges::list_folder;
+use voicebeatfs::store::{ListRequest, Md5, WriteCondition};
 
 use super::subject::{Subject, behaviours, headers};
 
@@ -11,6 +14,8 @@ behaviours![
     entries,
     paging,
     long_listing,
+    start_after,
+    ranges,
     folder_markers,
     folders_that_nobody_made,
     object_beside_folder,
@@ -82,6 +87,73 @@ async fn long_listing(subject: Subject) {
     puts.join_all().await;
     assert_eq!(subject.page("", false).await.objects.len(), 1000);
     assert_eq!(subject.names("", false, None).await, names);
+}
+
+async fn start_after(subject: Subject) {
+    for name in ["a", "b/1", "b/2", "c"] {
+        subject.put(name, "").await;
+    }
+    let after = async |name: &str| {
+        let request = ListRequest {
+            prefix: subject.folder.clone(),
+            delimited: true,
+            start_after: Some(format!("{}{name}", subject.folder)),
+            ..ListRequest::default()
+        };
+        let page = subject.store.list(request).await.unwrap();
+        (page.objects.len(), page.prefixes.len())
+    };
+    assert_eq!(after("").await, (2, 1));
+    assert_eq!(after("a").await, (1, 1));
+    assert_eq!(after("aa").await, (1, 1));
+    assert_eq!(after("bb").await, (1, 0));
+    assert_eq!(after("c").await, (0, 0));
+}
+
+/// A listing in ranges has what a plain one has, however its names are spread.
+async fn ranges(subject: Subject) {
+    let mut names: Vec<String> = (0..120).map(|n| format!("take-2026-{n:06}.wav")).collect();
+    names.extend((0..40).map(|n| format!("{:032x}", u128::MAX / 41 * n)));
+    names.extend((0..20).map(|n| format!("song {n}/mix")));
+    names.extend(["!", "~", "Z", "cafe\u{301}", "caf\u{e8}", "\u{10000}"].map(String::from));
+    for some in names.chunks(32) {
+        let puts = some.iter().map(|name| subject.put(name, ""));
+        futures::future::join_all(puts).await;
+    }
+    let mut plain = subject.names("", true, None).await;
+    plain.sort();
+    let most_at_once = AtomicUsize::new(0);
+    let under_way = AtomicUsize::new(0);
+    let list = async |mut request: ListRequest| {
+        request.max_keys = Some(3);
+        most_at_once.fetch_max(
+            under_way.fetch_add(1, Ordering::Relaxed) + 1,
+            Ordering::Relaxed,
+        );
+        let page = subject.store.list(request).await;
+        under_way.fetch_sub(1, Ordering::Relaxed);
+        page
+    };
+    let mut listed = Vec::new();
+    list_folder(&subject.folder, list, |page| {
+        listed.extend(
+            page.objects
+                .iter()
+                .map(|object| object.version.key.to_string()),
+        );
+        listed.extend(page.prefixes);
+    })
+    .await
+    .unwrap();
+    let folder = subject.folder.as_str();
+    let mut listed: Vec<&str> = listed
+        .iter()
+        .map(|name| name.strip_prefix(folder).unwrap())
+        .collect();
+    listed.sort();
+    listed.dedup();
+    assert_eq!(listed, plain);
+    assert!(most_at_once.into_inner() > 4);
 }
 
 async fn folder_markers(subject: Subject) {

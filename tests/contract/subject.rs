@@ -187,8 +187,8 @@ impl Subject {
         let mut request = ListRequest {
             prefix: format!("{}{prefix}", self.folder),
             delimited,
-            continuation: None,
             max_keys,
+            ..ListRequest::default()
         };
         let (mut objects, mut prefixes) = (Vec::new(), Vec::new());
         loop {

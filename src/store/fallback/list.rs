@@ -36,7 +36,10 @@ impl FallbackStore {
         let mut token: Token = match &request.continuation {
             Some(text) => serde_json::from_str(text)
                 .map_err(|_| StoreError::Refused(format!("no token of ours: {text:?}")))?,
-            None => Token::default(),
+            None => Token {
+                after: request.start_after.clone().unwrap_or_default(),
+                ..Token::default()
+            },
         };
         let primary = self.primary_page(&request, &mut token).await?;
         let bound = primary.next.is_some().then(|| last_entry(&primary));

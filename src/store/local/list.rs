@@ -25,12 +25,13 @@ pub(super) fn entry_before(token: &str) -> &str {
 }
 
 pub(super) fn list(tree: &Tree, request: &ListRequest) -> StoreResult<ListPage> {
-    let after = request.continuation.as_deref();
+    let after = request.continuation.as_deref().map(entry_before);
+    let after = after.or(request.start_after.as_deref());
     let mut listing = Listing {
         tree,
         prefix: &request.prefix,
         delimited: request.delimited,
-        after: after.map(entry_before).unwrap_or_default(),
+        after: after.unwrap_or_default(),
         left: request.max_keys.unwrap_or(PAGE).clamp(1, PAGE),
         last: String::new(),
         page: ListPage::default(),

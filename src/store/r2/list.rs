@@ -27,6 +27,11 @@ impl R2Store {
             .bucket(&self.bucket)
             .prefix(format!("{}{}", self.prefix, request.prefix))
             .set_delimiter(request.delimited.then(|| "/".into()))
+            .set_start_after(
+                request
+                    .start_after
+                    .map(|name| format!("{}{name}", self.prefix)),
+            )
             .set_continuation_token(request.continuation.clone())
             .set_max_keys(request.max_keys.map(Into::into))
             .encoding_type(EncodingType::Url)

@@ -114,3 +114,33 @@ fn a_listing_goes_on_while_its_names_are_deleted() {
     assert_eq!(model.keys().len(), 700);
     assert!(model.keys().iter().all(|key| key.starts_with("layers/")));
 }
+
+/// A listing of many pages goes on in several ranges at once, and has every name once.
+#[test]
+fn a_folder_of_many_pages_is_listed_in_ranges() {
+    let model = R2Model::start();
+    let mut names = BTreeSet::new();
+    for number in 0..20_000 {
+        let name = format!("take-{number:06}.wav");
+        model.put(&format!("segments/{name}"), "");
+        names.insert(name);
+    }
+    let mount = Mount::of(&model);
+    model.clear_requests();
+    let listed: Vec<_> = fs::read_dir(mount.path("segments"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(listed.len(), names.len());
+    assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), names);
+    let requests = model.requests();
+    let ranges = requests
+        .iter()
+        .filter(|request| request.parameter("start-after").is_some());
+    assert!(ranges.count() > 2, "it is listed in ranges");
+    assert!(
+        requests.len() < 80,
+        "few ranges hold nothing: {}",
+        requests.len()
+    );
+}
