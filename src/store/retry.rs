@@ -5,7 +5,7 @@
 //! knowledge of what was tried. The bytes of a GET are not repeated here either: the cache knows
 //! which of them it has.
 //!
-//! While the bucket answers nobody, reads fail at once ([`breaker`]). Writes do not: the uploader
+//! While the bucket answers nobody, reads fail at once. Writes do not: the uploader
 //! sends one at a time then, and each may be the one that gets through.
 
 mod breaker;
