@@ -99,7 +99,7 @@ fn upload(args: &SetupArgs, config: &Config) -> Result<(), Failure> {
             let (folder, name) = catalog(config)?;
             let info = folder.head(&name, ReadCondition::None).await;
             let info = info.map_err(|error| no_catalog(config, &error))?;
-            let to = Key::new(CATALOG_KEY).expect("a key");
+            let to = Key::new(CATALOG_KEY).expect("a constant that is not empty and short enough");
             items.push(Item {
                 replica: replica(&folder, &name, to),
                 bytes: info.size,

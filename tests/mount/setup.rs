@@ -34,26 +34,21 @@ fn text(output: &Output) -> String {
 }
 
 #[track_caller]
-fn run(machine: &Mount, args: &[&str], code: i32) -> String {
+fn ended_with(code: i32, machine: &Mount, args: &[&str]) -> Output {
     let output = machine.run(args);
-    assert_eq!(
-        output.status.code(),
-        Some(code),
-        "{args:?}: {}",
-        text(&output)
-    );
-    text(&output)
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {told}");
+    output
+}
+
+#[track_caller]
+fn run(machine: &Mount, args: &[&str], code: i32) -> String {
+    text(&ended_with(code, machine, args))
 }
 
 #[track_caller]
 fn json(machine: &Mount, args: &[&str], code: i32) -> Value {
-    let output = machine.run(args);
-    assert_eq!(
-        output.status.code(),
-        Some(code),
-        "{args:?}: {}",
-        text(&output)
-    );
+    let output = ended_with(code, machine, args);
     serde_json::from_slice(&output.stdout).expect("one JSON document")
 }
 
