@@ -108,6 +108,8 @@ pub(super) struct ContentState {
     pub(super) told: bool,
     /// What the bytes tell of themselves, if they are audio.
     pub(super) layout: Option<Layout>,
+    /// Whether all of the head was looked at for that.
+    pub(super) looked_at: bool,
 }
 
 impl ContentState {
@@ -170,6 +172,7 @@ impl Content {
                 counted: false,
                 told: false,
                 layout: None,
+                looked_at: false,
             }),
             progress: Notify::new(),
             usage,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Cache;
 use super::fetch::{Wish, register};
 use super::file::{CacheFile, Content, Phase};
-use super::read_ahead::{SMALL_FILE_BYTES, Stream};
+use super::read_ahead::{SMALL_FILE_BYTES, Stream, first_fetch};
 use crate::audio::{self, Layout, Source};
 
 /// Tables at the end are asked for along with those at the head up to this length; of longer ones
@@ -27,9 +27,29 @@ impl Source for Content {
 }
 
 impl CacheFile {
-    /// Returns what is known of the file as audio.
+    /// Returns what is known of the file as audio. Readers may have bytes of the head before the
+    /// request that brings it has ended, and look themselves then: one of whose file nothing is known
+    /// would be taken for one that wants all.
     pub(super) fn layout(&self) -> Option<Layout> {
+        {
+            let state = self.content.state.lock();
+            if self.size() <= SMALL_FILE_BYTES || state.looked_at {
+                return state.layout;
+            }
+        }
+        self.read_head();
         self.content.state.lock().layout
+    }
+
+    /// Looks at the bytes that are here.
+    fn read_head(&self) -> Option<Layout> {
+        let head = first_fetch(self.size());
+        let is_here = self.content.state.lock().present.contains(head);
+        let layout = audio::layout(&*self.content);
+        let mut state = self.content.state.lock();
+        state.layout = layout.or(state.layout);
+        state.looked_at |= is_here;
+        layout
     }
 
     /// Looks at the bytes that are here, and asks for the tables at the end if there are any: who
@@ -38,10 +58,9 @@ impl CacheFile {
         if self.size() <= SMALL_FILE_BYTES {
             return;
         }
-        let layout = audio::layout(&*self.content);
+        let layout = self.read_head();
         let tail = {
             let mut state = self.content.state.lock();
-            state.layout = layout.or(state.layout);
             let start = layout.map_or(self.size(), |layout| layout.tail_start);
             let end = self.size().min(start.saturating_add(MOST_TAIL_BYTES));
             // The kernel asks for whole pages.

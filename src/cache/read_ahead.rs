@@ -48,8 +48,9 @@ const LOOKING_TIME: Duration = Duration::from_secs(5);
 /// after two round trips, and one that stops has not asked for all of a large file.
 const WINDOW_PER_RUN: u64 = 32;
 /// Of a file that is known as audio so much is read in order before more is wanted than it plays in the time
-/// below: `mediainfo` looks at the first megabyte of a WAVE file.
-const COPIED_RUN_BYTES: u64 = 3 * MIB / 2;
+/// below: `mediainfo` looks at the first megabyte of a WAVE file, and the kernel asks for up to half a
+/// megabyte beyond that.
+const COPIED_RUN_BYTES: u64 = 2 * MIB;
 /// The window is what the stream reads in this time. A player has so many seconds of sound before
 /// it; one that reads as fast as it can has a window that keeps any line busy.
 const WINDOW_TIME: Duration = Duration::from_secs(8);
