@@ -20,7 +20,7 @@ pub struct QueueArgs {
     /// Asks the mount at M.
     #[arg(long, global = true, value_name = "M")]
     pub mountpoint: Option<PathBuf>,
-    /// What to do; without it the queue is shown.
+    /// What to do; without it `list`.
     #[command(subcommand)]
     pub command: Option<QueueCommand>,
 }
@@ -28,6 +28,8 @@ pub struct QueueArgs {
 /// What can be done with the queue.
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
+    /// Shows what is not in the bucket yet.
+    List,
     /// Tries parked files again.
     Retry {
         /// Paths as `queue` shows them, or folders; all parked files if none is given.
@@ -71,8 +73,8 @@ pub enum QueueCommand {
 pub fn run(args: &QueueArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
     let connect = || find::connect(args.mountpoint.as_deref(), env_file.clone());
     let client = connect()?;
-    match &args.command {
-        None => {
+    match args.command.as_ref().unwrap_or(&QueueCommand::List) {
+        QueueCommand::List => {
             let queue = client.queue().map_err(failed)?;
             match args.json {
                 true => say(&serde_json::to_string_pretty(&queue)
@@ -80,7 +82,7 @@ pub fn run(args: &QueueArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
                 false => say(&describe(&queue)),
             }
         }
-        Some(QueueCommand::Retry { paths }) => {
+        QueueCommand::Retry { paths } => {
             let retried = client.retry(paths.clone()).map_err(failed)?;
             if retried == 0 && !paths.is_empty() {
                 return Err(Failure::Failed(format!("not parked: {}", paths.join(", "))));
@@ -92,16 +94,16 @@ pub fn run(args: &QueueArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
                 &format!("{retried} tried again"),
             )
         }
-        Some(QueueCommand::Pause) => {
+        QueueCommand::Pause => {
             client.pause().map_err(failed)?;
             let text = "uploads are paused until voicebeatfs queue resume";
             answer(args.json, "paused", true.into(), text)
         }
-        Some(QueueCommand::Resume) => {
+        QueueCommand::Resume => {
             client.resume().map_err(failed)?;
             answer(args.json, "paused", false.into(), "uploads go on")
         }
-        Some(QueueCommand::Confirm { paths }) => {
+        QueueCommand::Confirm { paths } => {
             let confirmed = client.confirm(paths.clone()).map_err(failed)?;
             if confirmed == 0 && !paths.is_empty() {
                 return Err(Failure::Failed(format!("not held: {}", paths.join(", "))));
@@ -109,7 +111,7 @@ pub fn run(args: &QueueArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
             let text = format!("{confirmed} deletes go now");
             answer(args.json, "confirmed", confirmed.into(), &text)
         }
-        Some(QueueCommand::Orphans) => {
+        QueueCommand::Orphans => {
             let orphans = client.orphans().map_err(failed)?;
             match args.json {
                 true => say(&serde_json::to_string_pretty(&orphans)
@@ -117,18 +119,18 @@ pub fn run(args: &QueueArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
                 false => say(&describe_orphans(&orphans)),
             }
         }
-        Some(QueueCommand::Adopt { folder }) => {
+        QueueCommand::Adopt { folder } => {
             let adopted = client.adopt(folder.clone()).map_err(failed)?;
             trash::say_restored(&adopted, args.json)
         }
-        Some(QueueCommand::Discard { paths }) => {
+        QueueCommand::Discard { paths } => {
             let restored = client.discard(paths.clone()).map_err(failed)?;
             if restored.restored.is_empty() && restored.failed.is_empty() && !paths.is_empty() {
                 return Err(Failure::Failed(format!("not held: {}", paths.join(", "))));
             }
             trash::say_restored(&restored, args.json)
         }
-        Some(QueueCommand::Flush { paths, wait }) => {
+        QueueCommand::Flush { paths, wait } => {
             let flushed = client.flush(paths.clone()).map_err(failed)?;
             if let Some(limit) = wait {
                 let limit = limit.unwrap_or(Duration::MAX);

@@ -44,7 +44,7 @@ impl Fs {
         let Some(copy) = self.free_name(folder, name) else {
             return Ok(false);
         };
-        let Some(copy_key) = Key::new(&format!("{folder}{copy}")) else {
+        let Some(copy_key) = Key::in_bucket(&format!("{folder}{copy}")) else {
             return Ok(false);
         };
         let sides = self.sides_that_follow(&record.key, &change);
@@ -143,7 +143,7 @@ impl Fs {
         (1..MAX_NAMES)
             .map(|n| conflict_name(name, &host(), self.clock.now(), n))
             .find(|name| {
-                let key = Key::new(&format!("{folder}{name}"));
+                let key = Key::in_bucket(&format!("{folder}{name}"));
                 dir.is_none_or(|dir| dir.entry(name).is_none())
                     && key.is_some_and(|key| self.journal().record(&key).is_none())
             })

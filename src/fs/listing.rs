@@ -18,7 +18,9 @@ use crate::error::{FsError, FsResult};
 use crate::staging::{Change, Lower, Moves, Record};
 use crate::store::attributes::FileAttributes;
 use crate::store::xattrs::Xattrs;
-use crate::store::{Key, ListPage, ListRequest, ObjectInfo, ObjectVersion, Origin, StoreResult};
+use crate::store::{
+    Key, ListPage, ListRequest, MAX_KEY_BYTES, ObjectInfo, ObjectVersion, Origin, StoreResult,
+};
 
 /// How often a listing is made anew since its folder was renamed meanwhile.
 const RENAMED_AT_MOST: u32 = 8;
@@ -372,6 +374,9 @@ impl Fs {
     }
 
     pub(super) async fn list_page(&self, request: ListRequest) -> StoreResult<ListPage> {
+        if request.prefix.len() > MAX_KEY_BYTES {
+            return Ok(ListPage::default());
+        }
         let page = self.store.list(request).await;
         self.note_result(&page);
         page

@@ -209,7 +209,7 @@ impl Fs {
         lower: &Lower,
         name: &str,
     ) -> Result<Found, StoreError> {
-        let Some(key) = Key::new(&format!("{}{name}", lower.prefix)) else {
+        let Some(key) = Key::in_bucket(&format!("{}{name}", lower.prefix)) else {
             return Ok(Found::Nothing);
         };
         let (shown, prefix) = (format!("{path}{name}/"), format!("{key}/"));

@@ -73,7 +73,7 @@ impl<'a> Expansions<'a> {
             log::warn!("{source} stays where it is: it has bytes, as no folder of ours has");
             return Ok(None);
         }
-        let Some(target) = Key::new(&shown) else {
+        let Some(target) = Key::in_bucket(&shown) else {
             log::warn!("{source} stays where it is: {shown} is too long for a key");
             return Ok(None);
         };
@@ -166,7 +166,8 @@ impl Fs {
         let _changes = self.changes.lock();
         let ino = self.folder_named(from.0, from.1)?;
         let (old, new) = self.paths_of_rename(ino, to)?;
-        let target = Key::new(&new).ok_or(FsError::NameTooLong)?;
+        // What it holds in the bucket could not follow.
+        let target = Key::in_bucket(&new).ok_or(FsError::NameTooLong)?;
         let mut edits = Vec::new();
         let mut marker = self
             .journal()
@@ -221,6 +222,9 @@ impl Fs {
                 continue;
             }
             let target = Key::new(&format!("{new}{rest}")).ok_or(FsError::NameTooLong)?;
+            if matches!(record.change, Change::Copy { .. }) && !target.fits() {
+                return Err(FsError::NameTooLong);
+            }
             self.hide_local_copy(&record.key, None)?;
             edits.push(self.record_renamed(&record, target));
             let Record { key, base, .. } = record;

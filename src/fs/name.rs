@@ -96,6 +96,9 @@ mod tests {
             " a#%?&+'\"\\\t:\n"
         );
         let deep = "a/".repeat(511);
+        assert!(key_in(&deep, "ab").unwrap().fits());
+        assert!(!key_in(&deep, "abc").unwrap().fits());
+        let deep = "a/".repeat(2047);
         assert!(key_in(&deep, "ab").is_ok());
         assert_eq!(
             key_in(&deep, "abc").unwrap_err().errno(),

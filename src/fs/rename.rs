@@ -240,6 +240,10 @@ impl Fs {
             // Renamed back before anything was done: the bucket is right as it is.
             return Ok(Edit::Remove { key });
         }
+        if !key.fits() {
+            // Its bytes are in the bucket, and could not get there.
+            return Err(FsError::NameTooLong);
+        }
         let change = Change::Copy {
             source: remote.version,
             size,

@@ -389,7 +389,7 @@ impl Fs {
         let _changes = self.changes.lock();
         let (folder, old_name) = split(lost.path.as_str());
         let name = self.free_name_for(parent, folder, old_name)?;
-        let key = Key::new(&format!("{folder}{name}")).ok_or(FsError::NameTooLong)?;
+        let key = Key::in_bucket(&format!("{folder}{name}")).ok_or(FsError::NameTooLong)?;
         let size = info.map_or(lost.size, |info| info.size);
         let known = || self.journal().attributes(version).unwrap_or_default();
         let attributes =

@@ -31,15 +31,28 @@ use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 /// The longest key R2 takes, in bytes of UTF-8 (R2: platform/limits).
 pub const MAX_KEY_BYTES: usize = 1024;
 
-/// The key of an object, relative to the mount's prefix in the bucket: never empty, at most
-/// [`MAX_KEY_BYTES`].
+/// The longest path a program can name, in bytes (`PATH_MAX`).
+const MAX_PATH_BYTES: usize = 4096;
+
+/// The key of an object, relative to the mount's prefix in the bucket: never empty. It may be longer
+/// than R2 takes ([`Key::fits`]): what has such a name stays on this disk until it gets a shorter one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
 
 impl Key {
-    /// Returns the key, or `None` when R2 could not hold it (empty or too long).
+    /// Returns the key, or `None` when no file can have that name (empty, or longer than a path).
     pub fn new(key: &str) -> Option<Key> {
-        (!key.is_empty() && key.len() <= MAX_KEY_BYTES).then(|| Key(key.into()))
+        (!key.is_empty() && key.len() <= MAX_PATH_BYTES).then(|| Key(key.into()))
+    }
+
+    /// Returns the key, or `None` when R2 could not hold it.
+    pub fn in_bucket(key: &str) -> Option<Key> {
+        Key::new(key).filter(Key::fits)
+    }
+
+    /// Whether R2 can hold it: it has at most [`MAX_KEY_BYTES`].
+    pub fn fits(&self) -> bool {
+        self.0.len() <= MAX_KEY_BYTES
     }
 
     /// Returns the key as written.

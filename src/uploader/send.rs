@@ -20,8 +20,8 @@ use crate::staging::journal::ATTEMPT_SETTLES;
 use crate::staging::{Change, Journal, JournalError, Record, Sealed, Snapshot, Staging};
 use crate::store::attributes::{FileAttributes, WRITE_ID, content_type};
 use crate::store::{
-    ETag, Key, Md5, ObjectHeaders, ObjectInfo, ObjectStore, PutRequest, ReadCondition, StoreError,
-    StoreResult,
+    ETag, Key, MAX_KEY_BYTES, Md5, ObjectHeaders, ObjectInfo, ObjectStore, PutRequest,
+    ReadCondition, StoreError, StoreResult,
 };
 
 /// Tries with "no right to this key" before a record is parked; with the waits between them they
@@ -110,6 +110,14 @@ pub(super) struct Operation {
     pub(super) begun_at: Instant,
 }
 
+fn too_long(key: &Key) -> String {
+    let bytes = key.as_str().len();
+    format!(
+        "its path has {bytes} bytes, and the bucket takes at most {MAX_KEY_BYTES}; it is uploaded when \
+         it, or a folder above it, has a shorter name"
+    )
+}
+
 impl Sender {
     /// Carries out one record. Returns how that ended, and whether the store was heard of.
     pub(super) async fn carry_out(self: Arc<Sender>, record: Record) -> (Outcome, bool) {
@@ -128,6 +136,9 @@ impl Sender {
         }
         let mut operation = Operation::new(self, record);
         let result = match operation.record.change.clone() {
+            change if !change.is_delete() && !operation.record.key.fits() => {
+                Err(Stop::Park(too_long(&operation.record.key)))
+            }
             Change::Put { file, .. } => operation.put(file).await,
             Change::Folder { attributes } => operation.folder(&attributes).await,
             Change::Copy {
@@ -260,6 +271,9 @@ impl Operation {
     }
 
     pub(super) async fn head(&mut self) -> Result<Option<ObjectInfo>, Stop> {
+        if !self.record.key.fits() {
+            return Ok(None);
+        }
         let store = Arc::clone(&self.sender.store);
         let found = store.head(&self.record.key, ReadCondition::None).await;
         match self.hear(found) {

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
 use r2_model::R2Model;
+use serde_json::Value;
 
 use super::Bucket;
 use super::bucket::on_each_bucket;
@@ -178,8 +179,6 @@ fn what_cannot_be_a_name_is_refused_before_anything_is_written() {
     let mount = Mount::of(&model);
     let bad = OsStr::from_bytes(b"not \xff UTF-8");
     let long = "x".repeat(256);
-    let deep = format!("projects/{}", vec!["d".repeat(200); 4].join("/"));
-    fs::create_dir_all(mount.path(&deep)).unwrap();
     let errno = |result: std::io::Result<()>| result.unwrap_err().raw_os_error().unwrap();
     let segments = mount.path("segments");
     assert_eq!(errno(fs::write(segments.join(bad), "x")), libc::EILSEQ);
@@ -188,13 +187,6 @@ fn what_cannot_be_a_name_is_refused_before_anything_is_written() {
         errno(fs::write(segments.join(&long), "x")),
         libc::ENAMETOOLONG
     );
-    // 9 + 4 * 201 bytes before it: the key would have more than 1,024.
-    let name = "y".repeat(212);
-    assert_eq!(
-        errno(fs::write(mount.path(&deep).join(&name), "x")),
-        libc::ENAMETOOLONG
-    );
-    fs::write(mount.path(&deep).join(&name[..211]), "x").unwrap();
     fs::write(segments.join("good"), "x").unwrap();
     let renamed = fs::rename(segments.join("good"), segments.join(bad));
     assert_eq!(errno(renamed), libc::EILSEQ);
@@ -225,7 +217,71 @@ fn what_cannot_be_a_name_is_refused_before_anything_is_written() {
         .into_iter()
         .filter(|key| !key.ends_with('/'))
         .collect();
-    assert_eq!(files.len(), 2, "{files:?}");
+    assert_eq!(files.len(), 1, "{files:?}");
+}
+
+#[test]
+fn what_is_longer_than_the_bucket_takes_is_kept_here_and_told() {
+    let model = R2Model::start();
+    let mut mount = Mount::of(&model);
+    let part = |letter: &str| letter.repeat(200);
+    // 9 + 4 * 201 bytes: the longest key below it ends after 211 more.
+    let edge = format!("projects/{}", vec![part("d"); 4].join("/"));
+    let beyond = format!("{edge}/{}", vec![part("e"); 4].join("/"));
+    fs::create_dir_all(mount.path(&beyond)).unwrap();
+    fs::write(mount.path(&edge).join("y".repeat(211)), "fits").unwrap();
+    for take in ["take", "other"] {
+        fs::write(mount.path(&beyond).join(take), take).unwrap();
+    }
+    let parked = |wanted: u64| move |status: &Value| status["uploads"]["parked"] == wanted;
+    mount.wait_for("three folders and two files are parked", parked(5));
+    let told = mount.run(&["queue", "list"]);
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(told.contains("the bucket takes at most 1024"), "{told}");
+
+    // What is in the bucket cannot go where the bucket has no room for its name.
+    let errno = |result: std::io::Result<()>| result.unwrap_err().raw_os_error().unwrap();
+    fs::write(mount.path("segments/far"), "far").unwrap();
+    mount.wait_for("all but these is uploaded", |status| {
+        status["uploads"]["queued"] == 5
+    });
+    let to = mount.path(&beyond).join("far");
+    assert_eq!(
+        errno(fs::rename(mount.path("segments/far"), to)),
+        libc::ENAMETOOLONG
+    );
+
+    mount.kill();
+    mount.mount();
+    let names = fs::read_dir(mount.path(&beyond)).unwrap();
+    let names: BTreeSet<_> = names.map(|name| name.unwrap().file_name()).collect();
+    assert_eq!(
+        names,
+        ["other", "take"].map(OsStr::new).map(Into::into).into()
+    );
+    assert!(fs::metadata(mount.path(&beyond).join("none")).is_err());
+    for take in ["take", "other"] {
+        let read = fs::read(mount.path(&beyond).join(take)).unwrap();
+        assert_eq!(read, take.as_bytes());
+    }
+
+    // A shorter name is all that it takes, of the file or of the folder.
+    fs::rename(
+        mount.path(&beyond).join("take"),
+        mount.path("segments/take"),
+    )
+    .unwrap();
+    let cut = format!("{edge}/{}", part("e"));
+    fs::rename(mount.path(&cut), mount.path("projects/short")).unwrap();
+    mount.wait_uploaded();
+    mount.wait_for("nothing is parked", parked(0));
+    let rest = vec![part("e"); 3].join("/");
+    let short = format!("projects/short/{rest}/other");
+    assert_eq!(model.get(&short).unwrap().bytes, "other");
+    assert_eq!(model.get("segments/take").unwrap().bytes, "take");
+    fs::remove_dir_all(mount.path("projects").join("d".repeat(200))).unwrap();
+    mount.wait_uploaded();
+    assert!(model.keys().iter().all(|key| key.len() <= 1024));
 }
 
 #[test]
