@@ -6,6 +6,7 @@ mod audio;
 mod clients;
 mod copies;
 mod databases;
+mod daws;
 mod saving;
 mod versions;
 

@@ -219,3 +219,64 @@ fn a_sample_is_mixed_with_a_recording_that_only_the_bucket_has() {
         fs::read(plain).unwrap()
     );
 }
+
+#[test]
+fn lame_id3v2_and_libsndfile_write_and_edit_in_place() {
+    let mut studio = Studio::open();
+    for folder in studio.both() {
+        let tone = ["-R", "-n", "-r", "48000", "-b", "24", "segments/take.wav"];
+        run(
+            "sox",
+            &[&tone[..], &["synth", "2", "sine", "220"]].concat(),
+            &folder,
+        );
+        let aiff = ["segments/take.wav", "layers/take.aiff"];
+        run("sndfile-convert", &aiff, &folder);
+        // It goes back to the start for its frame of lengths when all is written.
+        let lame = [
+            "--quiet",
+            "-V",
+            "2",
+            "segments/take.wav",
+            "projects/mix.mp3",
+        ];
+        run("lame", &lame, &folder);
+        let tags = ["-2", "-a", "Ensemble", "-t", "Take", "projects/mix.mp3"];
+        run("id3v2", &tags, &folder);
+        fs::copy(
+            folder.join("projects/mix.mp3"),
+            folder.join("layers/bare.mp3"),
+        )
+        .unwrap();
+        // The whole file is moved forward and cut.
+        run("id3v2", &["-D", "layers/bare.mp3"], &folder);
+        run(
+            "gio",
+            &["copy", "projects/mix.mp3", "rhythms/copy.mp3"],
+            &folder,
+        );
+        run(
+            "gio",
+            &["rename", "rhythms/copy.mp3", "renamed.mp3"],
+            &folder,
+        );
+        run(
+            "gio",
+            &["move", "rhythms/renamed.mp3", "layers/moved.mp3"],
+            &folder,
+        );
+    }
+    for again in [false, true] {
+        if again {
+            studio.start_again_from_the_bucket();
+        }
+        for collection in ["segments", "layers", "projects", "rhythms"] {
+            studio.assert_same(collection);
+        }
+        let root = studio.mount.root();
+        assert!(run("id3v2", &["-l", "projects/mix.mp3"], &root).contains("Ensemble"));
+        assert!(run("id3v2", &["-l", "layers/bare.mp3"], &root).contains("No ID3"));
+        decodes_without_error("layers/moved.mp3", &root);
+        assert_eq!(run("soxi", &["-b", "layers/take.aiff"], &root).trim(), "24");
+    }
+}
