@@ -13,6 +13,7 @@ pub mod fs;
 pub mod fuse;
 pub mod metrics;
 pub mod mount;
+pub mod project;
 pub mod sqlite;
 pub mod staging;
 pub mod store;

@@ -1,11 +1,12 @@
 //! What comes from outside is damaged in any way: settings, mount options, the control protocol, list
-//! responses, names, catalogs. Nothing may panic or hang, and what is understood has to be right.
+//! responses, names, catalogs, project files. Nothing may panic or hang, and what is understood has to
+//! be right.
 //!
 //! `scripts/soak fuzz` runs each for FUZZ_SECONDS; the seed is PROPTEST_RNG_SEED.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::{Cursor, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use flate2::write::GzEncoder;
 use parking_lot::Mutex;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -26,6 +28,7 @@ use voicebeatfs::config::{
     Config, Credentials, Inputs, MountOptions, R2Settings, SETTINGS, Secret,
 };
 use voicebeatfs::control::{MountIdentity, Refusal, Report, SOCKET_NAME, StatusSource, server};
+use voicebeatfs::project::{self, Format};
 use voicebeatfs::store::r2::{R2Store, R2Timeouts};
 use voicebeatfs::store::{Key, ListRequest, MAX_KEY_BYTES, ObjectStore};
 
@@ -191,6 +194,48 @@ fn fuzz_catalog() {
             .unwrap()
             .expect("what was written is read");
         assert!(again.difference(&built).is_empty());
+    });
+}
+
+#[test]
+fn fuzz_project_files() {
+    let documents = &[
+        "<REAPER_PROJECT 0.1\n FILE \"Media/take 1.wav\"\n FILE a\\\\b.wav 1\n FILE `../../x`\n>",
+        "<?xml version=\"1.0\"?><Session><Source name=\"/mnt/vb/segments/a &amp; b.wav\"/></Session>",
+        "<Ableton><FileRef><RelativePath Value=\"../../a.wav\"/><Path Value=\"file:///mnt/vb/%20\"/>\
+         <RelativePath><RelativePathElement Dir=\"\"/></RelativePath><Name Value=\"b\"/></FileRef></Ableton>",
+        "<lmms-project><a src=\"local:x.wav\"/><b src='/mnt/vb/../x'/></lmms-project>",
+        "<Project><File external=\"true\" path=\"../x.wav\"/></Project>",
+    ];
+    let formats = vec![
+        Format::Reaper,
+        Format::Ardour,
+        Format::Live,
+        Format::Lmms,
+        Format::LmmsPacked,
+        Format::DawProject,
+    ];
+    let files = (damaged(documents), select(formats), any::<bool>());
+    fuzz(2000, &files, |(text, format, is_packed)| {
+        let file = match is_packed {
+            true => {
+                let mut packer = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                packer.write_all(&text).unwrap();
+                packer.finish().unwrap()
+            }
+            false => text,
+        };
+        let found = project::references(format, &mut Cursor::new(file));
+        assert!(found.len() <= project::MOST_REFERENCES);
+        for reference in found {
+            let path = project::resolve(&reference, "projects/song", "/mnt/vb");
+            let names = path.iter().flat_map(|path| path.split('/'));
+            assert!(
+                names
+                    .into_iter()
+                    .all(|name| !["", ".", ".."].contains(&name))
+            );
+        }
     });
 }
 

@@ -20,7 +20,10 @@ const LAYERS: &[(&str, &str)] = &[
     ("fuse", "fs cache staging error store disk clock config"),
     ("uploader", "fs cache staging error store disk clock config"),
     ("control", "fs cache staging error store disk clock config"),
-    ("fs", "cache staging error store sqlite disk clock config"),
+    (
+        "fs",
+        "cache staging project error store sqlite disk clock config",
+    ),
     ("cache", "audio error store sqlite disk clock config"),
     ("staging", "error store sqlite disk clock config"),
     // The errno table turns a store's errors into a file operation's, so it lies above the store.
@@ -30,8 +33,9 @@ const LAYERS: &[(&str, &str)] = &[
     // Plain data that every layer may be built from, so it uses nothing that uses it.
     ("config", "disk clock"),
     ("sqlite", "disk clock"),
-    // Uses nothing, so that a fuzzer builds it alone.
+    // These two use nothing, so that a fuzzer builds them alone.
     ("audio", ""),
+    ("project", ""),
     ("disk", ""),
     ("clock", ""),
     ("metrics", "clock"),
