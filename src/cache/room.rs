@@ -156,6 +156,17 @@ impl Cache {
         over_budget.max(under_floor)
     }
 
+    /// Returns how many bytes can come before anything has to make way for them. What is under way
+    /// is not counted.
+    pub fn spare_bytes(&self) -> u64 {
+        let in_budget = self.max_bytes.saturating_sub(self.usage.bytes());
+        // A disk that cannot be asked is not known to be full.
+        let on_disk = disk::disk_space(&self.options.dir).map_or(u64::MAX, |space| {
+            space.available.saturating_sub(self.options.min_free_bytes)
+        });
+        in_budget.min(on_disk)
+    }
+
     fn slack_bytes(&self) -> u64 {
         (self.max_bytes / SLACK_PART).min(MAX_SLACK_BYTES)
     }

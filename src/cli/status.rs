@@ -55,6 +55,10 @@ fn describe(status: &StatusDocument) -> String {
     );
     line("store", format!("{}, {online}", identity.backend));
     line("cache", cache(&report.cache));
+    if report.warming.files > 0 {
+        let size = size_text(report.warming.bytes);
+        line("warming", format!("{} files, {size}", report.warming.files));
+    }
     line("uploads", uploads(&report.uploads));
     if report.uploads.failed > 0 {
         line(

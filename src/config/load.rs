@@ -91,6 +91,7 @@ impl Config {
             }),
             cache_max_bytes: reader.optional("CACHE_MAX_BYTES", value::positive_size_bytes),
             cache_min_free_bytes: reader.get("CACHE_MIN_FREE_BYTES", value::size_bytes),
+            warm_bytes: reader.get("WARM_MAX_BYTES", value::size_bytes),
             alert_cache_bytes: reader.get("ALERT_CACHE_BYTES", value::positive_size_bytes),
             staging_dir: reader.path("STAGING_DIR", &format!("{SYSTEM_STAGING}/{store_name}")),
             samples_dir: reader.path("SAMPLES_DIR", &format!("{SYSTEM_FILES}/samples")),

@@ -46,6 +46,8 @@ pub struct Config {
     pub cache_max_bytes: Option<u64>,
     /// The bytes that the cache leaves free on its disk.
     pub cache_min_free_bytes: u64,
+    /// The most bytes that are brought for a project that is opened.
+    pub warm_bytes: u64,
     /// The size in bytes above which the cache raises an alert.
     pub alert_cache_bytes: u64,
     /// The precious directory: staged files, journal, lock and control socket.

@@ -116,6 +116,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("CACHE_MAX_BYTES", None, SIZE, "50GiB"),
     setting("CACHE_MIN_FREE_BYTES", Some("1GiB"), SIZE, "1GiB"),
+    setting("WARM_MAX_BYTES", Some("10GB"), SIZE, "10GB"),
     setting("ALERT_CACHE_BYTES", Some("5GB"), SIZE, "5GB"),
     setting("STAGING_DIR", Some("staging"), FOLDER, "staging"),
     setting("OUTPUT_DIR", Some("output"), FOLDER, "output"),

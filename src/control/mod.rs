@@ -47,7 +47,7 @@ use crate::store::Key;
 
 pub use status::{
     CacheStatus, MountIdentity, OperationsStatus, OrphanStatus, ReadStatus, Report, ShutdownReason,
-    ShutdownStatus, StatusDocument, TrashStatus, UploadStatus,
+    ShutdownStatus, StatusDocument, TrashStatus, UploadStatus, WarmingStatus,
 };
 
 /// The version of the protocol.

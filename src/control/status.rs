@@ -34,6 +34,9 @@ pub struct Report {
     pub failure: Option<String>,
     /// The cache.
     pub cache: CacheStatus,
+    /// What is being brought for a project that was opened.
+    #[serde(default)]
+    pub warming: WarmingStatus,
     /// The upload queue.
     pub uploads: UploadStatus,
     /// Who has served the reads.
@@ -85,6 +88,15 @@ pub struct CacheStatus {
     pub misses: u64,
     /// Hits by opens, from 0 to 1; null before the first open.
     pub hit_rate: Option<f64>,
+}
+
+/// Files that are brought because a project was opened that needs them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmingStatus {
+    /// Files that are not here yet.
+    pub files: u64,
+    /// Bytes that are not.
+    pub bytes: u64,
 }
 
 /// Staged files that no record names, as after the loss of a journal.
@@ -221,6 +233,7 @@ mod tests {
             "failure": null,
             "cache": {"bytes": 0, "max_bytes": 0, "files": 0, "hits": 0, "misses": 0,
                 "hit_rate": null},
+            "warming": {"files": 0, "bytes": 0},
             "uploads": {"queued": 0, "queued_bytes": 0, "active": 0, "failed": 0, "parked": 0,
                 "held": 0,
                 "oldest_seconds": null, "done": 0, "paused": false},

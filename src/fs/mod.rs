@@ -34,6 +34,7 @@ mod open;
 mod orphans;
 pub mod passthrough;
 pub mod pins;
+mod projects;
 mod removal;
 mod rename;
 mod room;
@@ -102,6 +103,10 @@ pub struct FsOptions {
     pub list_ttl: Duration,
     /// How long a caller waits for the bucket, counted from the last sign of progress.
     pub request_deadline: Duration,
+    /// The most that is brought for a project that is opened; 0: nothing.
+    pub warm_bytes: u64,
+    /// Where it is mounted: projects tell the whole paths of files.
+    pub mountpoint: PathBuf,
     /// How files that stay open are protected.
     pub snapshots: SnapshotOptions,
     /// Owner of what the bucket names no owner for.
@@ -174,6 +179,7 @@ pub struct Fs {
     settled: Mutex<HashSet<ObjectVersion>>,
     /// How the work on folders that are on their way has failed, if it has.
     expansion_failure: Mutex<Option<String>>,
+    projects: Arc<projects::Projects>,
     registrar: OnceLock<Arc<dyn Registrar>>,
     signer: OnceLock<Arc<dyn xattr::Signer>>,
     notes: OnceLock<std::sync::mpsc::Sender<KernelNote>>,
@@ -240,6 +246,7 @@ impl Fs {
             listings: listing::Running::default(),
             settled: Mutex::default(),
             expansion_failure: Mutex::default(),
+            projects: Arc::default(),
             registrar: OnceLock::new(),
             signer: OnceLock::new(),
             notes: OnceLock::new(),

@@ -66,6 +66,11 @@ impl Fs {
             (false, _) => {}
         }
         let file = self.open_cache_file(&inode)?;
+        if let Some(file) = &file
+            && !flags.truncates()
+        {
+            self.note_project(&inode, file);
+        }
         if flags.writes() && inode.state.lock().gate.passes_through() {
             // Readers see the cache file itself: it becomes the staged file, or, if it has lost
             // its name, they keep it and the writer gets an inode of its own.

@@ -25,7 +25,7 @@ const FILE_NAME: &str = "pins.json";
 /// The most pins: each costs a listing every `LIST_TTL_SECONDS`.
 const MAX_PINS: usize = 1_000;
 /// Files that are brought at once; their requests share the line.
-const FILES_AT_ONCE: usize = 4;
+pub(super) const FILES_AT_ONCE: usize = 4;
 /// Folders are listed anew no more often than this.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -77,17 +77,17 @@ impl Fill {
 }
 
 /// An object that is to be here.
-struct Wanted {
-    version: ObjectVersion,
-    size: u64,
+pub(super) struct Wanted {
+    pub(super) version: ObjectVersion,
+    pub(super) size: u64,
 }
 
 /// What was found at and below a path.
 #[derive(Default)]
-struct Survey {
+pub(super) struct Survey {
     /// Also what needs not be brought, since it is staged.
     fill: Fill,
-    missing: Vec<Wanted>,
+    pub(super) missing: Vec<Wanted>,
 }
 
 /// The pins of one mount.
@@ -101,7 +101,7 @@ pub struct Keeper {
     changed: Notify,
 }
 
-/// How far a [`Keeper::warm`] has got, for whoever waits for it.
+/// How far the bringing of some files has got, for whoever waits for it.
 #[derive(Debug, Default)]
 pub struct Warming {
     files: AtomicU64,
@@ -111,6 +111,22 @@ pub struct Warming {
 }
 
 impl Warming {
+    /// Returns that of files none of which is here as a whole.
+    pub(super) fn of(files: &[Wanted]) -> Warming {
+        let warming = Warming::default();
+        warming.files.store(files.len() as u64, Ordering::Relaxed);
+        let bytes = files.iter().map(|wanted| wanted.size).sum();
+        warming.bytes.store(bytes, Ordering::Relaxed);
+        warming
+    }
+
+    /// Returns how many bytes those files lack that are being brought now.
+    pub(super) fn missing_bytes(&self) -> u64 {
+        let open = self.open.lock();
+        let missing = |file: &Arc<CacheFile>| file.size().saturating_sub(file.held_bytes());
+        open.iter().map(missing).sum()
+    }
+
     /// Returns how much is here by now.
     pub fn fill(&self) -> Fill {
         let mut fill = self.done.lock().clone();
@@ -256,23 +272,8 @@ impl Keeper {
     }
 
     async fn bring(&self, missing: Vec<Wanted>, warming: &Warming) {
-        let files = futures::stream::iter(missing).map(async |wanted| {
-            let cache = &self.fs.cache;
-            let file = match cache.open_file(&wanted.version, wanted.size) {
-                Ok(file) => file,
-                Err(error) => {
-                    let text = format!("{}: {error}", wanted.version.key);
-                    warming.done.lock().failure = Some(text);
-                    return;
-                }
-            };
-            warming.open.lock().push(file.clone());
-            let result = file.fill_behind().await;
-            if result.is_ok() {
-                cache.drop_superseded(&wanted.version);
-            }
-            warming.end(&file, result);
-        });
+        let files = futures::stream::iter(missing)
+            .map(async |wanted| self.fs.bring_file(&wanted, warming).await);
         files.buffer_unordered(FILES_AT_ONCE).collect::<()>().await;
     }
 
@@ -348,6 +349,24 @@ impl Keeper {
 }
 
 impl Fs {
+    /// Brings a file when nobody else needs the line, and waits until it is here.
+    pub(super) async fn bring_file(&self, wanted: &Wanted, warming: &Warming) {
+        let file = match self.cache.open_file(&wanted.version, wanted.size) {
+            Ok(file) => file,
+            Err(error) => {
+                let text = format!("{}: {error}", wanted.version.key);
+                warming.done.lock().failure = Some(text);
+                return;
+            }
+        };
+        warming.open.lock().push(file.clone());
+        let result = file.fill_behind().await;
+        if result.is_ok() {
+            self.cache.drop_superseded(&wanted.version);
+        }
+        warming.end(&file, result);
+    }
+
     /// Returns the paths in the bucket that paths of the mount stand for.
     fn bucket_paths(&self, paths: &[String]) -> Result<Vec<String>, PinError> {
         let mut found = Vec::new();
@@ -371,10 +390,22 @@ impl Fs {
         {
             return Ok(Some(survey));
         }
+        self.survey_folder(path, usize::MAX, &mut survey).await?;
+        let is_known = survey.fill.files > 0 || self.tree.lock().find(path).is_some();
+        Ok(is_known.then_some(survey))
+    }
+
+    /// Looks for the objects below a folder in as many requests at the most; whether that was all.
+    pub(super) async fn survey_folder(
+        &self,
+        path: &str,
+        mut pages: usize,
+        survey: &mut Survey,
+    ) -> StoreResult<bool> {
         let below = format!("{path}/");
         for record in self.journal().records_below(&below) {
             match record.change {
-                Change::Copy { source, size, .. } => self.want(source, size, &mut survey),
+                Change::Copy { source, size, .. } => self.want(source, size, survey),
                 Change::Put { .. } => survey.is_here(record.change.length()),
                 Change::Folder { .. } | Change::Delete(_) => {}
             }
@@ -386,13 +417,17 @@ impl Fs {
                 ..ListRequest::default()
             };
             loop {
+                if pages == 0 {
+                    return Ok(false);
+                }
+                pages -= 1;
                 let page = self.list_page(request.clone()).await?;
                 for object in page.objects {
                     let key = &object.version.key;
                     let shown = Key::new(&moves.shown_at(key.as_str()));
                     let record = shown.and_then(|shown| self.journal().record(&shown));
                     if !key.is_folder_marker() && record.is_none() {
-                        self.want(object.version, object.size, &mut survey);
+                        self.want(object.version, object.size, survey);
                     }
                 }
                 request.continuation = page.next;
@@ -401,12 +436,11 @@ impl Fs {
                 }
             }
         }
-        let is_known = survey.fill.files > 0 || self.tree.lock().find(path).is_some();
-        Ok(is_known.then_some(survey))
+        Ok(true)
     }
 
     /// The same for a file; whether it is one.
-    async fn survey_file(&self, key: &Key, survey: &mut Survey) -> StoreResult<bool> {
+    pub(super) async fn survey_file(&self, key: &Key, survey: &mut Survey) -> StoreResult<bool> {
         match self.journal().record(key).map(|record| record.change) {
             Some(Change::Copy { source, size, .. }) => self.want(source, size, survey),
             Some(change @ Change::Put { .. }) => survey.is_here(change.length()),
@@ -420,7 +454,7 @@ impl Fs {
         Ok(true)
     }
 
-    fn want(&self, version: ObjectVersion, size: u64, survey: &mut Survey) {
+    pub(super) fn want(&self, version: ObjectVersion, size: u64, survey: &mut Survey) {
         let fill = &mut survey.fill;
         fill.files += 1;
         fill.bytes += size;
@@ -469,7 +503,7 @@ fn path_of(path: &str) -> String {
 }
 
 /// Whether `path` is `above` or lies below it; all lie below the empty one.
-fn is_within(path: &str, above: &str) -> bool {
+pub(super) fn is_within(path: &str, above: &str) -> bool {
     let rest = path.strip_prefix(above);
     above.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -93,6 +93,8 @@ impl Bench {
             samples_dir: path("samples"),
             list_ttl: Duration::from_secs(30),
             request_deadline: Duration::from_secs(5),
+            warm_bytes: 0,
+            mountpoint: path("mnt"),
             snapshots: SnapshotOptions {
                 quiet: Duration::from_secs(30),
                 longest: Duration::from_secs(300),

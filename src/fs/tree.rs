@@ -5,6 +5,7 @@
 //! deleted here, nor hides what was made here. The tree knows names only; what the bytes are is the
 //! inode's matter.
 
+mod known;
 mod links;
 mod merge;
 
@@ -191,16 +192,6 @@ impl Tree {
                 Some(deeper) => (parent, rest) = (entry.ino, deeper),
             }
         }
-    }
-
-    /// Returns the version that a file's name shows, if its bytes are in the bucket.
-    pub(super) fn version(&self, parent: Ino, name: &str) -> Option<ObjectVersion> {
-        let entry = self.dirs.get(&parent)?.entry(name)?;
-        if let Some(listed) = &entry.listed {
-            return Some(listed.version.clone());
-        }
-        let state = self.nodes.get(&entry.ino)?.inode.state.lock();
-        state.remote().map(|remote| remote.version.clone())
     }
 
     /// Has the listings of a folder, of the one above and of all below count as being no newer than

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -50,6 +51,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(super) fn assemble(
     config: &Config,
     options: &MountOptions,
+    mountpoint: &Path,
     runtime: &Handle,
 ) -> Result<Parts<Fuse>, MountError> {
     let clock: SharedClock = Arc::new(SystemClock);
@@ -72,6 +74,8 @@ pub(super) fn assemble(
         samples_dir: config.samples_dir.clone(),
         list_ttl: config.list_ttl,
         request_deadline: config.request_deadline,
+        warm_bytes: config.warm_bytes,
+        mountpoint: mountpoint.to_owned(),
         snapshots: SnapshotOptions {
             quiet: config.snapshot_quiet,
             longest: config.snapshot_longest,
@@ -172,9 +176,8 @@ fn make_stores(
     clock: &SharedClock,
     runtime: &Handle,
 ) -> Result<Stores, MountError> {
-    let local = |dir: &std::path::Path| {
-        LocalStore::open(dir).map_err(MountError::start("OUTPUT_DIR cannot be used"))
-    };
+    let local =
+        |dir: &Path| LocalStore::open(dir).map_err(MountError::start("OUTPUT_DIR cannot be used"));
     let settings = match &config.backend {
         Backend::R2(settings) => settings,
         Backend::Local { output_dir } => {
@@ -308,6 +311,7 @@ impl StatusSource for Running {
             failure: self.staging.journal().failure(),
             alerts: Vec::new(),
             cache,
+            warming: pins::warming_status(&self.fs.warming()),
             uploads,
             reads: ReadStatus {
                 requests: files.reads,
@@ -521,6 +525,7 @@ impl Service for Running {
         self.fs.spawn_snapshots();
         self.fs.spawn_expiry();
         self.fs.spawn_expansion();
+        self.fs.spawn_warming();
         self.keeper.spawn();
         let fs = Arc::downgrade(&self.fs);
         let reachable = move || fs.upgrade().is_none_or(|fs| fs.is_reachable());

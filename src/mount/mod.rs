@@ -88,7 +88,7 @@ pub trait Service: StatusSource + std::fmt::Debug {
 }
 
 /// Makes the parts of a mount on a runtime. It runs on the main thread, outside of the runtime.
-pub type Assemble<F> = fn(&Config, &MountOptions, &Handle) -> Result<Parts<F>, MountError>;
+pub type Assemble<F> = fn(&Config, &MountOptions, &Path, &Handle) -> Result<Parts<F>, MountError>;
 
 /// Mounts. In the foreground it returns when the mount has ended, else when it is usable.
 pub fn run(request: Request) -> Result<(), MountError> {

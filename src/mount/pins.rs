@@ -8,7 +8,7 @@ use super::undo::rfc3339;
 use crate::cache::Cache;
 use crate::control::cache::{Cached, CachedEntry, Filled, PinEntry};
 use crate::control::queue::MAX_ENTRIES;
-use crate::control::{Refusal, RefusalCode};
+use crate::control::{Refusal, RefusalCode, WarmingStatus};
 use crate::fs::pins::{Fill, Keeper, PinError, Warming};
 
 /// How often somebody who waits hears how far it is.
@@ -81,6 +81,14 @@ pub(super) async fn warm(
                 }
             }
         }
+    }
+}
+
+/// Returns what is still to come of what is being warmed.
+pub(super) fn warming_status(fill: &Fill) -> WarmingStatus {
+    WarmingStatus {
+        files: fill.files.saturating_sub(fill.held_files),
+        bytes: fill.bytes.saturating_sub(fill.held_bytes),
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn start<F: fuser::Filesystem>(
     // Signals and sockets register with the runtime they are made on.
     let entered = runtime.enter();
     let signals = Signals::new().map_err(MountError::start("cannot listen to signals"))?;
-    let parts = assemble(config, &request.options, runtime.handle())?;
+    let parts = assemble(config, &request.options, &mountpoint, runtime.handle())?;
     for warning in &parts.warnings {
         log::warn!("{warning}");
     }

@@ -65,6 +65,8 @@ impl Mount {
             ("LIST_TTL_SECONDS", "30"),
             // Tests count requests and objects; those of the trash switch it on.
             ("TRASH_COLLECTIONS", "none"),
+            // And those of the warming this.
+            ("WARM_MAX_BYTES", "0"),
             // Tests say when something is uploaded; those of the drain switch it on.
             ("DRAIN_SECONDS", "0"),
         ]);

@@ -31,4 +31,5 @@ mod setup;
 mod share;
 mod trash;
 mod uplink;
+mod warming;
 mod watch;

@@ -378,6 +378,8 @@ fn options_of(dir: &Path) -> FsOptions {
         samples_dir: dir.join("samples"),
         list_ttl: Duration::from_secs(30),
         request_deadline: Duration::from_secs(5),
+        warm_bytes: 0,
+        mountpoint: dir.join("mnt"),
         snapshots: SnapshotOptions {
             quiet: Duration::from_secs(30),
             longest: Duration::from_secs(300),
