@@ -7,7 +7,7 @@ mod scan;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use r2_model::{Fault, FaultRule, Operation, R2Model, generated_bytes};
 
@@ -16,6 +16,7 @@ use crate::common::mount::Mount;
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 64 * MIB;
 const LOOK: usize = 64 << 10;
+const SMALL: u64 = 5 * MIB;
 
 /// A bucket with one large object, and a mount that has listed it.
 fn large() -> (R2Model, Mount) {
@@ -65,6 +66,52 @@ fn the_first_bytes_cost_one_request_and_no_other_of_any_kind() {
     let requests = model.requests();
     assert_eq!(requests.len(), 1, "{requests:?}");
     assert_eq!(gets(&model), [(0, 384 << 10)]);
+}
+
+#[test]
+fn a_file_in_a_folder_that_nobody_listed_costs_one_look_up_more() {
+    let model = R2Model::start();
+    model.put_generated("projects/take.wav", SIZE);
+    let mount = Mount::of(&model);
+    model.clear_requests();
+    let file = File::open(mount.path("projects/take.wav")).unwrap();
+    check(&file, 0, LOOK);
+    assert_eq!(gets(&model), [(0, 384 << 10)]);
+    // Whether it is a file, whether it is a folder, and behind all of the folder for the next.
+    let costs = model.costs();
+    assert!((1..=2).contains(&costs.class_a), "{:?}", model.requests());
+    assert_eq!(costs.class_b, 2, "{:?}", model.requests());
+}
+
+#[test]
+fn opening_a_cached_file_costs_nothing_and_one_condition_once_its_listing_is_old() {
+    let model = R2Model::start();
+    model.put_generated("projects/take.wav", SMALL);
+    let mount = Mount::with(&model, &[("LIST_TTL_SECONDS", "3")]);
+    let path = mount.path("projects/take.wav");
+    let read = || assert_eq!(std::fs::read(&path).unwrap().len() as u64, SMALL);
+    std::fs::read_dir(mount.path("projects")).unwrap().count();
+    let listed = Instant::now();
+    read();
+    model.clear_requests();
+    for _ in 0..50 {
+        read();
+    }
+    if listed.elapsed() < Duration::from_secs(3) {
+        assert!(model.requests().is_empty(), "{:?}", model.requests());
+    }
+    std::thread::sleep(Duration::from_millis(3500));
+    model.clear_requests();
+    let begun = Instant::now();
+    for _ in 0..50 {
+        read();
+    }
+    // However often it is opened in that time, and no byte of it moves.
+    let most = 1 + begun.elapsed().as_secs() / 3;
+    assert_eq!(gets(&model), []);
+    let costs = model.costs();
+    let within = costs.class_a <= most && costs.class_b <= most;
+    assert!(within, "{:?}", model.requests());
 }
 
 /// A file of 10 MiB of sound, which says that tables of 300 KB follow it.
