@@ -1,5 +1,5 @@
-//! Many readers at random places while files are filled, evicted and replaced in the bucket, and while
-//! answers break off: every byte is the right one, and all bytes of an open file are of one version.
+//! Many readers at random places while files are filled, evicted, pinned and replaced in the bucket, and
+//! while answers break off: every byte is the right one, and all bytes of an open file are of one version.
 //!
 //! `READ_SECONDS` and `CRASH_SEED` choose another run; the seed in use is printed.
 
@@ -26,6 +26,10 @@ const CACHE_BYTES: &str = "20000000";
 /// Between two replacements, at most.
 const PAUSE_MILLIS: u64 = 1500;
 const LONGEST_READ: u64 = 300_000;
+/// Between two pins or unpins, at most.
+const PIN_PAUSE_MILLIS: u64 = 800;
+/// A file that fits into the cache with any other.
+const SMALL: usize = 2;
 
 /// The bucket and what was put into it.
 struct Library {
@@ -38,6 +42,7 @@ struct Library {
     reads: AtomicU64,
     bytes: AtomicU64,
     stale: AtomicU64,
+    pins: AtomicU64,
 }
 
 fn name(file: usize) -> String {
@@ -59,6 +64,7 @@ impl Library {
             reads: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             stale: AtomicU64::new(0),
+            pins: AtomicU64::new(0),
         };
         (0..SIZES.len()).for_each(|file| library.replace(file));
         library
@@ -128,6 +134,45 @@ impl Library {
         }
     }
 
+    /// Pins files and the whole folder, which does not fit, and lets them go.
+    fn pin(&self, mount: &Mount, mut random: Random) {
+        while !self.ended.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(random.below(PIN_PAUSE_MILLIS)));
+            let path = match random.below(SIZES.len() as u64 + 1) as usize {
+                file if file < SIZES.len() => name(file),
+                _ => "layers".to_owned(),
+            };
+            let is_pin = random.below(2) == 0;
+            let word = if is_pin { "pin" } else { "unpin" };
+            let output = mount.run(&["cache", word, &path]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            let refusal = if is_pin { "fit" } else { "not pinned" };
+            match output.status.code() {
+                Some(0) => drop(self.pins.fetch_add(1, Ordering::Relaxed)),
+                code => assert!(
+                    code == Some(1) && said.contains(refusal),
+                    "{word} {path}: {said}"
+                ),
+            }
+        }
+    }
+
+    /// What is pinned in the end is not evicted by reads of all the others.
+    fn check_pin(&self, mount: &Mount) {
+        mount.run(&["cache", "unpin", "layers"]);
+        let output = mount.run(&["cache", "pin", &name(SMALL), "--wait"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        self.wait_for_the_newest(mount);
+        self.model.clear_requests();
+        std::fs::read(mount.path(&name(SMALL))).unwrap();
+        let requests = self.model.requests().into_iter();
+        let of_it = requests.filter(|request| {
+            request.operation == Operation::GetObject && request.key == Some(name(SMALL))
+        });
+        assert_eq!(of_it.count(), 0, "what is pinned was evicted");
+    }
+
     fn change(&self, seconds: u64, random: &mut Random) {
         let end = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < end {
@@ -191,17 +236,25 @@ fn many_readers_get_the_right_bytes_while_everything_changes() {
                 library.read(mount, random);
             });
         }
+        let pins = Random::new(seed + 1 + random.below(1 << 40));
+        scope.spawn(|| {
+            let _ends = Ends(&library.ended);
+            library.pin(&mount, pins);
+        });
         library.change(seconds, &mut random);
     });
     library.wait_for_the_newest(&mount);
+    library.check_pin(&mount);
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let versions: u64 = library.versions.iter().map(count).sum();
     let evicted = mount.status()["cache"]["bytes"].as_u64().unwrap();
     println!(
-        "figures: {} reads of {} MB, {versions} versions, {} versions went under a reader; {evicted} bytes held",
+        "figures: {} reads of {} MB, {versions} versions, {} versions went under a reader; {} pins and unpins; {evicted} bytes held",
         count(&library.reads),
         count(&library.bytes) / 1_000_000,
-        count(&library.stale)
+        count(&library.stale),
+        count(&library.pins)
     );
     assert!(count(&library.reads) > 100 && versions > SIZES.len() as u64);
+    assert!(count(&library.pins) > 3);
 }
