@@ -123,17 +123,25 @@ class Mount:
             f"R2_BUCKET_NAME={bucket.name}\nCACHE_MIN_FREE_BYTES=0\nLIST_TTL_SECONDS=600\n"
         )
         self.env_file.chmod(0o600)
+        self.environment = None
         self.process = None
         self.peak_kib = 0
         self.cpu_seconds = 0.0
 
+    def mount_command(self):
+        """Returns what mounts and stays."""
+        return [self.binary, "--env-file", self.env_file, "mount", "--foreground", self.mountpoint]
+
+    def unmount_command(self):
+        """Returns what unmounts."""
+        return [self.binary, "--env-file", self.env_file, "umount", self.mountpoint]
+
     def start(self):
         """Mounts with an empty cache; returns when the names are known."""
         shutil.rmtree(self.folder / "cache", ignore_errors=True)
-        command = [self.binary, "--env-file", self.env_file, "mount", "--foreground"]
         with open(self.folder / "log", "a") as log:
             self.process = subprocess.Popen(
-                [*command, self.mountpoint], cwd=self.folder, stdout=log, stderr=log
+                self.mount_command(), cwd=self.folder, stdout=log, stderr=log, env=self.environment
             )
         end = time.monotonic() + START_LIMIT_SECONDS
         while not os.path.ismount(self.mountpoint):
@@ -151,8 +159,7 @@ class Mount:
         with open(f"/proc/{self.process.pid}/stat") as stat:
             ticks = stat.read().rsplit(")", 1)[1].split()[11:13]
         self.cpu_seconds += sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
-        command = [self.binary, "--env-file", self.env_file, "umount", self.mountpoint]
-        subprocess.run(command, cwd=self.folder, check=True)
+        subprocess.run(self.unmount_command(), cwd=self.folder, check=True)
         self.process.wait(START_LIMIT_SECONDS)
 
     def path(self, name):
