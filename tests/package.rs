@@ -52,6 +52,7 @@ fn the_package_has_program_helpers_unit_page_completions_and_examples() {
         "usr/share/doc/voicebeatfs/operations.md",
         "usr/share/doc/voicebeatfs/examples/voicebeatfs.rules.yml",
         "usr/share/doc/voicebeatfs/examples/voicebeatfs.env",
+        "usr/share/doc/voicebeatfs/examples/voicebeat.conf",
     ] {
         let length = fs::metadata(root.join(file)).map(|metadata| metadata.len());
         assert!(length.is_ok_and(|length| length > 100), "{file}");

@@ -26,6 +26,7 @@ mod programs;
 mod queue;
 mod reads;
 mod rename;
+mod samba;
 mod service;
 mod setup;
 mod share;
