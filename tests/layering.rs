@@ -48,6 +48,10 @@ const OPEN_TO_ALL: &str = "metrics";
 /// Foreign crates (by the beginning of their name) and the beginnings of the paths that may name them.
 const OWNERS: &[(&str, &[&str])] = &[
     ("aws_", &["src/store/r2"]),
+    ("hyper_rustls", &["src/store/r2"]),
+    ("rustls", &["src/store/r2"]),
+    ("quick_xml", &["src/project"]),
+    ("flate2", &["src/project"]),
     ("fuser", &["src/fuse.rs", "src/fuse/", "src/mount"]),
     (
         "rusqlite",

@@ -16,6 +16,7 @@ mod contract {
     pub(crate) mod multipart;
     pub(crate) mod objects;
     pub(crate) mod r2_answers;
+    pub(crate) mod r2_connections;
     pub(crate) mod r2_faults;
     pub(crate) mod r2_requests;
     pub(crate) mod subject;

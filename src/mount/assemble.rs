@@ -185,7 +185,7 @@ fn make_stores(
             return Ok(Stores::without_fallback(Arc::new(store), Vec::new()));
         }
     };
-    let bucket = r2_store(settings, config);
+    let bucket = r2_store(settings, config).opening_connections_in_advance(settings);
     let warning = check_bucket(&bucket, settings, runtime)?;
     let mut policy = RetryPolicy::default();
     if config.fallback_dir.is_some() {

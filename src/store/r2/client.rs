@@ -16,7 +16,6 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
-use aws_smithy_http_client::tls;
 use aws_smithy_types::config_bag::ConfigBag;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -24,6 +23,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
 use super::super::{StoreError, StoreResult};
+use super::connect::Connections;
 use super::credentials::Provider;
 use super::limit::UploadLimit;
 use crate::config::R2Settings;
@@ -31,15 +31,6 @@ use crate::config::R2Settings;
 /// Bytes handed to the connection at a time: small enough that a slow line still shows progress
 /// within [`R2Timeouts::idle`], large enough to cost nothing.
 const CHUNK_BYTES: usize = 128 * 1024;
-
-/// Idle connections kept for the next request. More than the requests that run at once by
-/// default; each costs a socket and some 30 KiB of TLS buffers.
-const MAX_IDLE_CONNECTIONS: usize = 32;
-
-/// Cloudflare closes idle connections after some minutes (undocumented); ours go first, so that a
-/// request seldom meets a closing connection. Those in between are warm: a new one costs two round
-/// trips more, and whoever plays comes back after a minute or two.
-const IDLE_CONNECTION_LIFETIME: Duration = Duration::from_secs(180);
 
 /// How long to wait for what. The SDK has only the first by default (aws-sdk-rust#1141).
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +61,7 @@ impl Default for R2Timeouts {
 }
 
 /// Builds the client. Nothing is sent.
-pub(super) fn build(settings: &R2Settings, timeouts: &R2Timeouts) -> Client {
+pub(super) fn build(settings: &R2Settings, connections: &Connections) -> Client {
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .endpoint_url(with_final_slash(&settings.endpoint))
@@ -86,37 +77,13 @@ pub(super) fn build(settings: &R2Settings, timeouts: &R2Timeouts) -> Client {
         // The SDK does not retry 429 and its first retry of a write comes too early for R2
         // (ubiblk#448, #450): see `retry`.
         .retry_config(RetryConfig::disabled())
-        .timeout_config(
-            TimeoutConfig::builder()
-                .connect_timeout(timeouts.connect)
-                .build(),
-        )
+        // Connections have theirs.
+        .timeout_config(TimeoutConfig::disabled())
         // It breaks slow copies and paused downloads (aws-sdk-rust#1141, #1202).
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .http_client(http_client(&settings.endpoint))
+        .http_client(connections.http_client())
         .build();
     Client::from_conf(config)
-}
-
-fn http_client(endpoint: &str) -> aws_smithy_runtime_api::client::http::SharedHttpClient {
-    // Without TLS there is no need for the system's certificates, which a bare machine lacks.
-    let trust_store = if endpoint.starts_with("http://") {
-        tls::TrustStore::empty()
-    } else {
-        tls::TrustStore::default()
-    };
-    let context = tls::TlsContext::builder()
-        .with_trust_store(trust_store)
-        .build()
-        .expect("a trust store without certificates of our own is always valid");
-    aws_smithy_http_client::Builder::new()
-        .pool_idle_timeout(IDLE_CONNECTION_LIFETIME)
-        .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
-        .tls_provider(tls::Provider::Rustls(
-            tls::rustls_provider::CryptoMode::Ring,
-        ))
-        .tls_context(context)
-        .build_https()
 }
 
 /// The SDK joins `https://host/path` and the bucket `b` to `/pathb` (seen on the wire with

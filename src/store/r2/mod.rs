@@ -3,6 +3,7 @@
 //! It sends each request once and says what came of it. When to try again is decided above.
 
 mod client;
+mod connect;
 mod copy;
 mod credentials;
 mod errors;
@@ -27,6 +28,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use http::Uri;
 
 pub use client::R2Timeouts;
 pub use presign::LONGEST_LINK;
@@ -38,6 +40,7 @@ use super::{
 };
 use crate::config::R2Settings;
 use client::{AcceptEncoding, while_moving, within};
+use connect::Connections;
 use limit::UploadLimit;
 
 /// The coding that objects were most likely stored with if their `Content-Length` is missing.
@@ -50,6 +53,9 @@ pub struct R2Store {
     prefix: String,
     timeouts: R2Timeouts,
     limit: Option<Arc<UploadLimit>>,
+    connections: Connections,
+    /// Where connections are opened in advance.
+    ahead: Option<Uri>,
 }
 
 impl fmt::Debug for R2Store {
@@ -61,13 +67,23 @@ impl fmt::Debug for R2Store {
 impl R2Store {
     /// Returns the bucket's store. Nothing is sent yet.
     pub fn new(settings: &R2Settings, timeouts: R2Timeouts) -> R2Store {
+        let with_tls = !settings.endpoint.starts_with("http://");
+        let connections = Connections::new(timeouts.connect, with_tls);
         R2Store {
-            client: client::build(settings, &timeouts),
+            client: client::build(settings, &connections),
             bucket: settings.bucket.clone(),
             prefix: settings.prefix.clone(),
             timeouts,
             limit: None,
+            connections,
+            ahead: None,
         }
+    }
+
+    /// Opens connections for many requests at once when the first bytes are asked for.
+    pub fn opening_connections_in_advance(mut self, settings: &R2Settings) -> R2Store {
+        self.ahead = settings.endpoint.parse().ok();
+        self
     }
 
     /// Lets the bodies of all uploads together have so many bytes a second; not 0.
@@ -193,6 +209,9 @@ impl ObjectStore for R2Store {
     async fn get(&self, request: GetRequest) -> StoreResult<GetResponse> {
         if request.range.as_ref().is_some_and(|range| range.is_empty()) {
             return Err(empty_range());
+        }
+        if let Some(endpoint) = &self.ahead {
+            self.connections.open_in_advance(endpoint);
         }
         let fit = |output: &GetObjectOutput, size: Option<u64>| {
             let content_range = output.content_range.as_deref();

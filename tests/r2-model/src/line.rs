@@ -126,23 +126,24 @@ async fn connect(
     options: LineOptions,
     totals: [Pacer; 2],
 ) -> io::Result<()> {
+    let accepted = Instant::now();
     let server = TcpStream::connect(server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let [total_up, total_down] = totals;
-    let direction = |total, first_extra| Direction {
+    let direction = |total, open_at| Direction {
         delay: options.delay,
-        first_extra,
+        open_at,
         own: Pacer::new(options.connection_rate),
         total,
         most_in_flight: LEAST_IN_FLIGHT
             .max((options.connection_rate as f64 * (options.delay * 2).as_secs_f64() * 1.5) as u64),
     };
     let handshake = options.delay * 2 * options.connect_round_trips;
-    let up = direction(total_up, handshake).carry(from_client, to_server);
-    let down = direction(total_down, Duration::ZERO).carry(from_server, to_client);
+    let up = direction(total_up, accepted + handshake).carry(from_client, to_server);
+    let down = direction(total_down, accepted).carry(from_server, to_client);
     tokio::join!(up, down);
     Ok(())
 }
@@ -150,7 +151,8 @@ async fn connect(
 /// One direction of one connection.
 struct Direction {
     delay: Duration,
-    first_extra: Duration,
+    /// Nothing leaves before that.
+    open_at: Instant,
     own: Pacer,
     total: Pacer,
     most_in_flight: u64,
@@ -167,7 +169,7 @@ struct InFlight {
 }
 
 impl Direction {
-    async fn carry(mut self, from: OwnedReadHalf, to: OwnedWriteHalf) {
+    async fn carry(self, from: OwnedReadHalf, to: OwnedWriteHalf) {
         let flight = Mutex::new(InFlight::default());
         let (left, arrived) = (Notify::new(), Notify::new());
         let send = self.send(from, &flight, &left, &arrived);
@@ -175,7 +177,7 @@ impl Direction {
     }
 
     async fn send(
-        &mut self,
+        &self,
         mut from: OwnedReadHalf,
         flight: &Mutex<InFlight>,
         left: &Notify,
@@ -197,8 +199,9 @@ impl Direction {
             let leaves = self
                 .own
                 .reserve(read, now)
-                .max(self.total.reserve(read, now));
-            let at = leaves + self.delay + std::mem::take(&mut self.first_extra);
+                .max(self.total.reserve(read, now))
+                .max(self.open_at);
+            let at = leaves + self.delay;
             let after = flight.pieces.back().map_or(at, |(last, _)| *last);
             flight.pieces.push_back((at.max(after), piece));
             flight.bytes += read as u64;
