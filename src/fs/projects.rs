@@ -262,12 +262,8 @@ impl Fs {
         let located = futures::stream::iter(elsewhere)
             .map(async |path| self.locate(&path).await)
             .buffered(FILES_AT_ONCE);
-        wanted.extend(
-            located
-                .filter_map(async |found| found)
-                .collect::<Vec<_>>()
-                .await,
-        );
+        let located: Vec<Option<Wanted>> = located.collect().await;
+        wanted.extend(located.into_iter().flatten());
         wanted.extend(folder.files.into_iter().flatten());
         Ok(wanted)
     }
