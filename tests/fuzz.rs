@@ -121,7 +121,7 @@ fn fuzz_settings() {
 #[test]
 fn fuzz_mount_options() {
     let documents = &[
-        "rw,_netdev,nofail,allow_other,env_file=/etc/voicebeatfs.env,x-systemd.automount",
+        "rw,_netdev,nofail,allow_other,env_file=/etc/voicebeatfs.env,x-systemd.automount,x-systemd.before=a.service",
         "ro,uid=1000,gid=100,umask=022,cache_max_bytes=5GB,comment=\"a,b\",noatime",
     ];
     fuzz(

@@ -45,6 +45,7 @@ fn the_package_has_program_helpers_unit_page_completions_and_examples() {
     }
     for file in [
         "lib/systemd/system/voicebeatfs@.service",
+        "lib/systemd/system/multi-user.target.wants/voicebeatfs-drain.service",
         "usr/share/man/man1/voicebeatfs.1.gz",
         "usr/share/bash-completion/completions/voicebeatfs",
         "usr/share/zsh/vendor-completions/_voicebeatfs",

@@ -38,8 +38,12 @@ pub struct FstabArgs {
 /// the machine, for all its users.
 const USUAL_OPTIONS: [&str; 3] = ["_netdev", "nofail", "allow_other"];
 
-/// Mounted when somebody first looks.
-const AUTOMOUNT: &str = "x-systemd.automount";
+/// Mounted when somebody first looks; unmounted after the queue had its time to go up
+/// (`packaging/voicebeatfs-drain.service`, where it is installed).
+const SYSTEMD: [&str; 2] = [
+    "x-systemd.automount",
+    "x-systemd.before=voicebeatfs-drain.service",
+];
 
 /// Runs `voicebeatfs fstab`.
 pub fn run(args: &FstabArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
@@ -89,7 +93,7 @@ fn line(
     {
         all.push(format!("env_file={}", quoted(&path.display().to_string())));
     }
-    all.push(AUTOMOUNT.into());
+    all.extend(SYSTEMD.map(String::from));
     all.extend(options.iter().filter(|text| !text.is_empty()).cloned());
     Ok(format!(
         "{} {} {FILESYSTEM_TYPE} {} 0 0",

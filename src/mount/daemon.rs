@@ -34,7 +34,9 @@ pub struct Child {
 #[derive(Debug)]
 pub struct Reporter(Option<PipeWriter>);
 
-/// Splits off a process in a session of its own. Must be called while there is one thread.
+/// Splits off a process. Must be called while there is one thread. It stays in our process group
+/// until the mount is there: of others the kernel lets nobody to a mount point of autofs whose
+/// mount is awaited (Linux: `autofs_oz_mode`), as that of `x-systemd.automount` is.
 pub fn fork() -> io::Result<Fork> {
     // Both ends close on exec: helpers such as fusermount3 must not keep the parent waiting.
     let (reports, reporter) = io::pipe()?;
@@ -43,7 +45,6 @@ pub fn fork() -> io::Result<Fork> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             drop(reports);
-            rustix::process::setsid()?;
             // The folder that the command was given in must not be kept busy by us.
             std::env::set_current_dir("/")?;
             Ok(Fork::Child(Reporter(Some(reporter))))
@@ -89,12 +90,13 @@ impl Reporter {
     }
 
     /// Tells the waiting command that the mount is usable and what the user should know, and lets
-    /// go of its terminal. An error means that nobody waits any more: the command was interrupted,
+    /// go of its session and terminal. An error means that nobody waits any more: the command was interrupted,
     /// so its mount is not wanted.
     pub fn ready(self, warning: &str) -> io::Result<()> {
         let Some(mut pipe) = self.0 else {
             return Ok(());
         };
+        rustix::process::setsid()?;
         // Before the report, so that a caller who reads our output sees its end.
         leave_terminal()?;
         pipe.write_all(&[&[READY], warning.as_bytes()].concat())

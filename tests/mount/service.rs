@@ -8,7 +8,10 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::mount::{DEADLINE, Mount, is_mount_point};
+use r2_model::{Connections, R2Model};
+use rustix::process::{Pid, getpgid};
+
+use crate::common::mount::{DEADLINE, Mount, is_mount_point, model_settings};
 
 fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -94,7 +97,8 @@ fn the_line_of_fstab_is_printed_and_what_cannot_work_is_refused() {
         stdout(&output),
         format!(
             "local {root} fuse.voicebeatfs _netdev,nofail,allow_other,env_file={},\
-             x-systemd.automount,noatime,cache_max_bytes=1GB 0 0\n",
+             x-systemd.automount,x-systemd.before=voicebeatfs-drain.service,noatime,\
+             cache_max_bytes=1GB 0 0\n",
             mount.env_file().display()
         ),
         "{}",
@@ -141,6 +145,44 @@ fn the_line_of_fstab_is_printed_and_what_cannot_work_is_refused() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("R2_ACCESS_KEY_ID is not set"));
+}
+
+/// To the mount point of an automount the kernel lets only the process group of who mounts, until
+/// it is mounted.
+#[test]
+fn the_background_process_leaves_its_group_once_it_has_mounted() {
+    let model = R2Model::start();
+    model.set_connections(Connections::BlackHole);
+    let mut mount = Mount::prepare(&[("REQUEST_DEADLINE_SECONDS", "2")]);
+    for (name, value) in model_settings(&model) {
+        mount.set(&name, &value);
+    }
+    mount.write_env_file();
+    let mut command = mount.command();
+    command.arg("mount").arg(mount.root());
+    let mut mounting = command.stderr(Stdio::null()).spawn().unwrap();
+    let group = |pid: u32| getpgid(Pid::from_raw(pid as i32)).unwrap();
+    let own = group(mounting.id());
+    let children = format!("/proc/{0}/task/{0}/children", mounting.id());
+    let end = Instant::now() + DEADLINE;
+    let mut seen = 0;
+    while mounting.try_wait().unwrap().is_none() {
+        let child = fs::read_to_string(&children).unwrap_or_default();
+        if let Ok(child) = child.trim().parse() {
+            let its = group(child);
+            if !is_mount_point(&mount.root()) {
+                assert_eq!(its, own, "it left before it had mounted");
+                seen += 1;
+            }
+        }
+        assert!(Instant::now() < end, "not mounted in time");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(seen > 0, "the background process was not seen");
+    let pid = mount.status()["pid"].as_i64().unwrap();
+    let session = rustix::process::getsid(Pid::from_raw(pid as i32)).unwrap();
+    assert_eq!(i64::from(session.as_raw_nonzero().get()), pid);
+    model.set_connections(Connections::Serve);
 }
 
 /// Receives what the service manager is told until `wanted` is among it.
