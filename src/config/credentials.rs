@@ -3,6 +3,7 @@
 //! The file has the syntax of an env file. It can be replaced while the mount goes on, so that keys
 //! are rotated, and temporary ones renewed, without a remount.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::Secret;
@@ -17,7 +18,7 @@ pub(super) const CREDENTIALS: [&str; 3] = [
 ];
 
 /// What requests are signed with.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// Who signs.
     pub access_key_id: String,
@@ -25,6 +26,12 @@ pub struct Credentials {
     pub secret_access_key: Secret,
     /// The token that belongs to temporary credentials.
     pub session_token: Option<Secret>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(***)")
+    }
 }
 
 /// A file that holds credentials (`R2_CREDENTIALS_FILE`).
@@ -103,4 +110,19 @@ pub(super) fn secret(text: &str) -> Result<Secret, Invalid> {
 
 fn is_token(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printed_for_debugging_they_tell_nothing() {
+        let credentials = Credentials {
+            access_key_id: "key-id".into(),
+            secret_access_key: Secret::new("secret"),
+            session_token: Some(Secret::new("token")),
+        };
+        assert_eq!(format!("{credentials:#?}"), "Credentials(***)");
+    }
 }
