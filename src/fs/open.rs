@@ -284,19 +284,22 @@ impl Fs {
         let inode = &handle.inode;
         // Given back without the lock: the kernel may know the inode for days, and what it holds
         // of the cache can be evicted from here on.
-        let given_back = {
+        let (given_back, to_settle) = {
             let mut state = inode.state.lock();
             let backing = state.gate.close();
             state.writers -= u32::from(handle.writes);
+            // A file may be created by an open that only reads.
+            let is_open = state.staged().is_some_and(|staged| staged.open);
+            let to_settle = handle.writes || (is_open && state.writers == 0);
             let last = state.gate.handles() == 0;
             let file = match &mut state.content {
                 Content::Remote(remote) if last => remote.file.take(),
                 _ => None,
             };
-            (backing, file)
+            ((backing, file), to_settle)
         };
         drop(given_back);
-        if handle.writes && !self.closing.hand_over(inode) {
+        if to_settle && !self.closing.hand_over(inode) {
             self.close_version(inode);
         }
         self.tree.lock().release_memory(inode.ino);

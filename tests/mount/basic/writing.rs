@@ -365,3 +365,25 @@ fn opening_to_read_and_truncate_truncates() {
     mount.wait_uploaded();
     assert!(model.get("layers/a.wav").unwrap().bytes.is_empty());
 }
+
+#[test]
+fn what_is_created_by_an_open_that_only_reads_is_uploaded() {
+    let model = R2Model::start();
+    let mount = Mount::of(&model);
+    let create = |name: &str| {
+        let mut options = OpenOptions::new();
+        // `create` of the standard library asks for the right to write.
+        options
+            .read(true)
+            .custom_flags(libc::O_CREAT | libc::O_EXCL);
+        options.open(mount.path(name)).unwrap()
+    };
+    drop(create("segments/empty"));
+    let reader = create("segments/filled");
+    fs::write(mount.path("segments/filled"), "by another").unwrap();
+    drop(reader);
+    mount.wait_uploaded();
+    assert_eq!(mount.status()["open_files"], 0);
+    assert_eq!(model.get("segments/empty").unwrap().bytes, "");
+    assert_eq!(model.get("segments/filled").unwrap().bytes, "by another");
+}
