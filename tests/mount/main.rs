@@ -29,6 +29,7 @@ mod rename;
 mod samba;
 mod service;
 mod setup;
+mod shadow;
 mod share;
 mod trash;
 mod uplink;
