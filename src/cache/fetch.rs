@@ -164,9 +164,8 @@ impl CacheFile {
         let (advice, ask) = {
             let mut wishes = stream.0.state.lock();
             let advice = wishes.on_read(range.clone(), self.size(), layout);
-            let spare = cache.fetcher.line.spare_bytes();
             let ask = match advice.jumped {
-                true => wishes.jump(range.clone(), self.size(), layout, spare),
+                true => wishes.jump(range.clone(), self.size(), layout),
                 false => wishes.next(range.clone(), self.size()),
             };
             (advice, ask)

@@ -396,7 +396,12 @@ impl CacheFile {
                     Phase::Complete => return Ok(()),
                     Phase::Damaged => return Err(CacheError::Damaged),
                     Phase::Filling => break,
-                    Phase::Verifying => progress.await,
+                    Phase::Verifying => {
+                        if let Some(cache) = self.cache.upgrade() {
+                            cache.verify_now(self);
+                        }
+                        progress.await;
+                    }
                 }
             }
         }

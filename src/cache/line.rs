@@ -112,13 +112,6 @@ impl Line {
         ((state.connection_rate * time) as u64).clamp(LEAST_FETCH_BYTES, MOST_FETCH_BYTES)
     }
 
-    /// Returns what one connection brings in half a round trip: so much may be asked for beyond a
-    /// need, since who comes next hardly notices.
-    pub(super) fn spare_bytes(&self) -> u64 {
-        let state = self.0.lock();
-        (state.connection_rate * state.round_trip.as_secs_f64() / 2.0) as u64
-    }
-
     /// Returns how long a new connection takes until its first byte.
     pub(super) fn connection_time(&self) -> Duration {
         self.0.lock().round_trip * 3

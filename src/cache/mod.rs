@@ -74,6 +74,7 @@ use index::Index;
 use pins::Pinned;
 use room::Usage;
 use table::Table;
+use verify::Verifier;
 
 /// What the cache is told at start.
 #[derive(Clone, Debug)]
@@ -217,6 +218,7 @@ pub struct Cache {
     max_bytes: u64,
     clock: SharedClock,
     fetcher: Fetcher,
+    verifier: Verifier,
     table: Table,
     usage: Arc<Usage>,
     /// Replaced when it was removed or is damaged.
@@ -259,6 +261,7 @@ impl Cache {
             max_bytes,
             clock,
             fetcher: Fetcher::new(store, runtime, options.request_deadline),
+            verifier: Verifier::default(),
             table: Table::default(),
             usage,
             index: RwLock::new(Arc::new(index)),

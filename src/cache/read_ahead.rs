@@ -30,11 +30,9 @@ const NEAR_END_BYTES: u64 = 128 * KIB;
 const LAST_FETCH_BYTES: u64 = 8 * KIB;
 /// Of tables at the head (a tag with a picture) so much is asked for beyond what was read.
 const TABLES_WINDOW_BYTES: u64 = MIB;
-/// A read elsewhere asks for no more than this part of the file, or the least; the files that are
-/// searched for their tables are not moved by that.
-const JUMP_PART: u64 = 128;
-/// Nor for more than this.
-const MOST_JUMP_BYTES: u64 = 3 * MIB / 2;
+/// The most a read elsewhere asks for beyond what it needs. More was tried, up to what a connection brings in half
+/// a round trip: its rest is on its way when the next place is asked for, and 1.5 MiB made 20 seeks a tenth slower.
+const MOST_JUMP_BYTES: u64 = MIB;
 /// The least a request asks for: at 50 MB/s it costs 5 ms beside a round trip of 60 ms.
 pub(super) const LEAST_FETCH_BYTES: u64 = 256 * KIB;
 /// Reading sound in order for so long is taken for more than a look. `ffprobe` looks at the first 230 kB
@@ -90,8 +88,6 @@ pub(super) struct ReadAhead {
     rate: f64,
     /// Up to where this run is wanted.
     wanted_to: u64,
-    /// How often a read did not continue the one before.
-    jumps: u32,
     /// How much of the file is a second of sound; 0 if that is not known.
     playing: u64,
 }
@@ -125,7 +121,6 @@ impl ReadAhead {
                 start: range.start,
                 next: range.end,
                 run: range.end - range.start,
-                jumps: self.jumps.saturating_add(1),
                 ..ReadAhead::default()
             };
         } else {
@@ -205,25 +200,16 @@ impl ReadAhead {
     }
 
     /// Returns what a read elsewhere asks for in a file of `size` bytes.
-    fn jump(&self, range: Range<u64>, size: u64, layout: Option<Layout>, spare: u64) -> Range<u64> {
+    fn jump(&self, range: Range<u64>, size: u64, layout: Option<Layout>) -> Range<u64> {
         let tail = layout.map_or(size, |layout| layout.tail_start);
         if range.start >= tail.min(size.saturating_sub(NEAR_END_BYTES)) {
             let last = size.saturating_sub(LAST_FETCH_BYTES);
             let end = range.start.saturating_add(TABLES_WINDOW_BYTES);
             return range.start.min(last)..end.max(range.end).min(size);
         }
-        let bytes = self.jump_bytes(size, spare);
-        range.start..range.end.max(range.start.saturating_add(bytes))
-    }
-
-    /// Returns how much a read elsewhere asks for: the more often it happens, the likelier is it
-    /// that somebody searches by ear, and the next place is near one of those before.
-    fn jump_bytes(&self, size: u64, spare: u64) -> u64 {
-        let doubled = LEAST_FETCH_BYTES << self.jumps.saturating_sub(1).min(8);
-        let most = MOST_JUMP_BYTES.min(size / JUMP_PART).min(spare);
         // A second of sound, or the player waits again at once.
-        let least = self.playing.clamp(LEAST_FETCH_BYTES, MOST_JUMP_BYTES);
-        doubled.min(most).max(least)
+        let bytes = self.playing.clamp(LEAST_FETCH_BYTES, MOST_JUMP_BYTES);
+        range.start..range.end.max(range.start.saturating_add(bytes))
     }
 }
 
@@ -308,16 +294,9 @@ impl StreamState {
         range.start..range.end.max(more)
     }
 
-    /// Returns what a read elsewhere asks for. `spare` bytes more than it needs are not noticed by
-    /// who comes next.
-    pub(super) fn jump(
-        &self,
-        range: Range<u64>,
-        size: u64,
-        layout: Option<Layout>,
-        spare: u64,
-    ) -> Range<u64> {
-        self.read_ahead.jump(range, size, layout, spare)
+    /// Returns what a read elsewhere asks for.
+    pub(super) fn jump(&self, range: Range<u64>, size: u64, layout: Option<Layout>) -> Range<u64> {
+        self.read_ahead.jump(range, size, layout)
     }
 
     /// Wants nothing ahead any more, until the next read: what was asked for did not come.
@@ -442,7 +421,7 @@ mod tests {
         let jump = |reads: &mut Reads, at: u64| {
             reads.read(at);
             let range = at..at + 4 * KIB;
-            reads.state.jump(range, SIZE, reads.layout, 0)
+            reads.state.jump(range, SIZE, reads.layout)
         };
         assert_eq!(jump(&mut reads, SIZE - 4 * KIB), SIZE - 8 * KIB..SIZE);
         assert_eq!(jump(&mut reads, SIZE - 70 * KIB), SIZE - 70 * KIB..SIZE);
@@ -460,8 +439,10 @@ mod tests {
             bytes_per_second: Some(768 * KIB),
             ..SOUND
         });
-        reads.read(100 * MIB);
-        assert_eq!(reads.state.jump_bytes(SIZE, 0), 768 * KIB);
+        let at = 100 * MIB;
+        reads.read(at);
+        let asked = reads.state.jump(at..at + READ, SIZE, reads.layout);
+        assert_eq!(asked, at..at + 768 * KIB);
     }
 
     #[test]
@@ -473,19 +454,6 @@ mod tests {
             assert!(advice.jumped && !advice.more && !advice.whole);
             assert!(reads.state.wanted_to <= at);
         }
-    }
-
-    #[test]
-    fn a_read_elsewhere_asks_for_more_the_more_there_are_but_for_little_of_the_file() {
-        let mut reads = Reads::new();
-        let mut asked = Vec::new();
-        for at in [500 * MIB, 100 * MIB, 900 * MIB, 10 * MIB, 300 * MIB] {
-            reads.read(at);
-            asked.push(reads.state.jump_bytes(SIZE, u64::MAX) / KIB);
-        }
-        assert_eq!(asked, [256, 512, 1024, 1536, 1536]);
-        assert_eq!(reads.state.jump_bytes(50 * MIB, u64::MAX), 400 * KIB);
-        assert_eq!(reads.state.jump_bytes(SIZE, 10), 256 * KIB);
     }
 
     #[test]
