@@ -102,10 +102,12 @@ impl FsError {
 
     /// Whether the caller's own request was at fault, so that the log need not speak of it.
     pub fn is_ordinary(&self) -> bool {
-        !matches!(
-            self,
-            FsError::Store(_) | FsError::Io(_) | FsError::Journal(_)
-        ) && !matches!(self, FsError::DeadlineExceeded | FsError::StagingFull)
+        match self {
+            FsError::Io(error) => is_about_the_request(error),
+            FsError::Store(_) | FsError::Journal(_) => false,
+            FsError::DeadlineExceeded | FsError::StagingFull => false,
+            _ => true,
+        }
     }
 }
 
@@ -140,9 +142,31 @@ fn io_errno(error: &io::Error) -> i32 {
     }
 }
 
+/// Whether a sound disk answers this: no data or hole behind that place, beyond the largest file,
+/// nothing that this disk does.
+fn is_about_the_request(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    matches!(errno, Some(libc::ENXIO | libc::EFBIG | libc::EOPNOTSUPP))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_speaks_of_a_disk_that_fails_and_not_of_its_ordinary_answers() {
+        for (errno, is_ordinary) in [
+            (libc::ENXIO, true),
+            (libc::EFBIG, true),
+            (libc::EOPNOTSUPP, true),
+            (libc::EIO, false),
+            (libc::ENOSPC, false),
+            (libc::EROFS, false),
+        ] {
+            let error = FsError::Io(io::Error::from_raw_os_error(errno));
+            assert_eq!(error.is_ordinary(), is_ordinary, "{error}");
+        }
+    }
 
     #[test]
     fn each_variant_has_its_errno() {

@@ -152,6 +152,8 @@ fn room_holes_and_clones_are_answered_and_never_eio() {
             "{refused}"
         );
         drop((file, clone));
+        let log = studio.mount.log();
+        assert!(!log.contains("lseek"), "{log}");
         studio.mount.wait_uploaded();
         let mut expected = vec![1; 1 << 20];
         expected[1 << 16..2 << 16].fill(0);
