@@ -18,6 +18,9 @@ const SYSTEM_LOG: &str = "/dev/log";
 /// which is on purpose.
 const DEFAULT_FILTER: &str = "warn,voicebeatfs=info,fuser=error";
 
+/// Where fuser says that a reply could not be sent.
+const FUSER_REPLIES: &str = "fuser::reply";
+
 /// The most bytes of one message to the system's log, which cuts or refuses longer ones.
 const MAX_MESSAGE_BYTES: usize = 8 * 1024;
 
@@ -65,8 +68,12 @@ impl Log {
                 });
             }
         }
+        let logger = WithoutLateAnswers(builder.build());
+        let level = logger.0.filter();
         // A second start, in tests, leaves the first log in place.
-        let _ = builder.try_init();
+        if log::set_boxed_logger(Box::new(logger)).is_ok() {
+            log::set_max_level(level);
+        }
         Ok(log)
     }
 
@@ -86,6 +93,32 @@ impl Log {
             Err(error) => log::error!("the log file {} cannot be opened: {error}", path.display()),
         }
     }
+}
+
+/// Leaves out one line of fuser's. When a program is killed in a call the kernel asks to interrupt that
+/// call; fuser refuses, and when the call was answered first, the kernel knows neither any more. Nothing
+/// is lost.
+struct WithoutLateAnswers(env_logger::Logger);
+
+impl log::Log for WithoutLateAnswers {
+    fn enabled(&self, metadata: &log::Metadata) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record) {
+        if record.target() != FUSER_REPLIES || !is_late(&record.args().to_string()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
+/// Whether a reply could not be sent because the kernel waits for none (`ENOENT`).
+fn is_late(message: &str) -> bool {
+    message.ends_with("(os error 2)")
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -162,6 +195,17 @@ impl Write for SystemLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_replies_that_the_kernel_does_not_wait_for_are_left_out() {
+        let failed = |errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            format!("Failed to send FUSE reply: {error}")
+        };
+        assert!(is_late(&failed(libc::ENOENT)));
+        assert!(!is_late(&failed(libc::EINVAL)));
+        assert!(!is_late(&failed(libc::ENODEV)));
+    }
 
     #[test]
     fn a_rotated_file_is_left_and_made_anew() {

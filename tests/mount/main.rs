@@ -31,6 +31,7 @@ mod service;
 mod setup;
 mod shadow;
 mod share;
+mod stress;
 mod trash;
 mod uplink;
 mod warming;

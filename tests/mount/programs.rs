@@ -69,7 +69,7 @@ impl Studio {
 }
 
 /// A program that is run in a folder, with nothing of the test's own environment.
-fn program(name: &str, args: &[&str], folder: &Path) -> Command {
+pub(crate) fn program(name: &str, args: &[&str], folder: &Path) -> Command {
     let mut command = Command::new(name);
     command
         .args(args)
@@ -106,7 +106,7 @@ fn finish(name: &str, mut command: Command) -> String {
 }
 
 /// What a folder holds: each path with its bytes, or `None` for a folder.
-fn contents(root: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+pub(crate) fn contents(root: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![root.to_owned()];
     while let Some(path) = waiting.pop() {
