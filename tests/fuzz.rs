@@ -329,7 +329,7 @@ fn fuzz_list_responses() {
             secret_access_key: Secret::new("secret"),
             session_token: None,
         },
-        credentials_file: None,
+        ..R2Settings::default()
     };
     let store = R2Store::new(&settings, R2Timeouts::default());
     let documents = &[

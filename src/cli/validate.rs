@@ -7,6 +7,7 @@ use super::{Failure, load_config, say};
 use crate::config::{Backend, Config, R2Settings};
 use crate::mount::r2_store;
 use crate::store::explain::{check_reachable, check_rights, explain};
+use crate::store::r2::describe_route;
 use crate::store::{ObjectStore, StoreError, StoreResult};
 
 /// How long all questions together may take.
@@ -31,6 +32,9 @@ fn check_bucket(settings: &R2Settings, config: &Config) -> Result<(), Failure> {
         bucket, endpoint, ..
     } = settings;
     let explained = |error: StoreError| Failure::Failed(explain(&error, bucket, endpoint));
+    if let Some(route) = describe_route(settings) {
+        say(&format!("way:      {route}"))?;
+    }
     let store = r2_store(settings, config);
     let rights = runtime.block_on(async {
         let asked = async {

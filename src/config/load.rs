@@ -1,5 +1,7 @@
 //! From env file, environment and mount options to a [`Config`].
 
+mod layout;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -10,6 +12,7 @@ use super::env_file::{self, OpenError};
 use super::error::{ConfigError, Origin, Problem};
 use super::path::resolve;
 use super::r2::{self, Endpoint};
+use super::route::{self, Authorities, Proxy};
 use super::setting::Setting;
 use super::value::{self, Invalid};
 use super::{Backend, Config, Credentials, LOCAL_SOURCE, R2Settings};
@@ -203,6 +206,13 @@ impl<'a> Reader<'a> {
 
     fn take_environment(&mut self) {
         let inputs = self.inputs;
+        // Many set these in lower case; the upper case counts, as with curl.
+        for name in ["https_proxy", "no_proxy"] {
+            let value = inputs.environment.get(name);
+            if let Some(text) = value.and_then(|value| value.to_str()) {
+                self.take(&name.to_ascii_uppercase(), text, Origin::Environment);
+            }
+        }
         for (name, value) in &inputs.environment {
             match (value.to_str(), Setting::find(name)) {
                 (Some(text), Some(_)) => self.take(name, text, Origin::Environment),
@@ -418,6 +428,8 @@ impl<'a> Reader<'a> {
                 false => Credentials::default(),
             },
             credentials_file: self.credentials_file.take(),
+            proxy: self.proxy(endpoint.as_ref()),
+            authorities: self.authorities(),
         };
         let nothing_given = !self.given.keys().any(|name| name.starts_with("R2_"));
         if self.problems.len() > problems_before && nothing_given {
@@ -426,6 +438,20 @@ impl<'a> Reader<'a> {
             );
         }
         settings
+    }
+
+    fn proxy(&mut self, endpoint: Option<&Endpoint>) -> Option<Proxy> {
+        let url = self.optional("HTTPS_PROXY", route::proxy_url);
+        let not_for = self.get("NO_PROXY", route::hosts);
+        let is_here = endpoint.is_some_and(|endpoint| endpoint.is_here);
+        url.filter(|_| !is_here).map(|url| Proxy { url, not_for })
+    }
+
+    fn authorities(&mut self) -> Option<Authorities> {
+        let path = self.optional_path("R2_CA_FILE")?;
+        Authorities::read(path, self.inputs.uid)
+            .map_err(|text| self.problems.push(Problem::EnvFile(text)))
+            .ok()
     }
 
     fn credentials(&mut self) -> Credentials {
@@ -520,65 +546,5 @@ impl<'a> Reader<'a> {
 
     fn conflict(&mut self, text: &str) {
         self.problems.push(Problem::Conflict(text.into()));
-    }
-
-    /// Refuses directories that lie in one another: emptying the cache must never touch anything
-    /// precious, and the mount must never be served from beneath itself.
-    fn check_layout(&mut self, config: &Config) {
-        let output = match &config.backend {
-            Backend::Local { output_dir } => Some(output_dir),
-            Backend::R2(_) => config.fallback_dir.as_ref(),
-        };
-        let mut paths = vec![
-            ("CACHE_DIR", &config.cache_dir),
-            ("STAGING_DIR", &config.staging_dir),
-            ("SAMPLES_DIR", &config.samples_dir),
-        ];
-        paths.extend(output.map(|path| ("OUTPUT_DIR", path)));
-        // A wrong one has been named already.
-        paths.retain(|(_, path)| !path.as_os_str().is_empty());
-        // Only the first two are ours alone; samples and output are the user's own folders.
-        for (index, &(ours, our_path)) in paths.iter().enumerate().take(2) {
-            for &(other, other_path) in &paths[index + 1..] {
-                if our_path.starts_with(other_path) || other_path.starts_with(our_path) {
-                    self.conflict(&format!(
-                        "{ours} ({}) and {other} ({}) must not lie in one another",
-                        our_path.display(),
-                        other_path.display()
-                    ));
-                }
-            }
-        }
-        let Some(mountpoint) = &self.inputs.mountpoint else {
-            return;
-        };
-        let mountpoint = resolve(mountpoint, &self.inputs.current_dir);
-        for &(name, path) in &paths {
-            if mountpoint.starts_with(path) && !path.starts_with(&mountpoint) {
-                self.conflict(&format!(
-                    "the mount point {} lies beneath {name} ({})",
-                    mountpoint.display(),
-                    path.display()
-                ));
-            }
-        }
-        paths.push(("CATALOG_FILE", &config.catalog_file));
-        paths.extend(config.log_file.as_ref().map(|path| ("LOG_FILE", path)));
-        if let Backend::R2(r2) = &config.backend {
-            let file = r2.credentials_file.as_ref();
-            paths.extend(file.map(|file| ("R2_CREDENTIALS_FILE", file.path())));
-        }
-        let metrics_file = config.metrics_file.as_ref();
-        paths.extend(metrics_file.map(|path| ("METRICS_FILE", path)));
-        for &(name, path) in &paths {
-            if path.starts_with(&mountpoint) {
-                self.conflict(&format!(
-                    "{name} ({}) lies beneath the mount point {}: it would be looked for in the \
-                     mount that it serves",
-                    path.display(),
-                    mountpoint.display()
-                ));
-            }
-        }
     }
 }

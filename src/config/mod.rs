@@ -13,6 +13,7 @@ mod load;
 mod mount_options;
 mod path;
 mod r2;
+mod route;
 mod setting;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use effective::Effective;
 pub use error::{ConfigError, Origin, Problem};
 pub use load::{Inputs, SYSTEM_ENV_FILE};
 pub use mount_options::{Access, MountOptions, OptionError, Ownership};
+pub use route::{Authorities, Proxy};
 pub use setting::{SETTINGS, Setting};
 
 /// What a mount, or a command that works on one, is to use. Every path is absolute.
@@ -111,6 +113,7 @@ pub const LOCAL_SOURCE: &str = "local";
 
 /// Where objects are kept.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a process has few of them")]
 pub enum Backend {
     /// A bucket of Cloudflare R2, or of another server that speaks its API.
     R2(R2Settings),
@@ -142,6 +145,10 @@ pub struct R2Settings {
     pub credentials: Credentials,
     /// Where the credentials stand that count from then on, if they are in a file of their own.
     pub credentials_file: Option<CredentialsFile>,
+    /// The proxy that requests go through; none for an endpoint on this machine itself.
+    pub proxy: Option<Proxy>,
+    /// Whose certificates are trusted beside those of this machine.
+    pub authorities: Option<Authorities>,
 }
 
 /// A text that is never printed.

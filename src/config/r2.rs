@@ -14,6 +14,8 @@ pub(super) struct Endpoint {
     pub(super) segments: Vec<String>,
     /// Whether the host is R2 itself, which has nothing but buckets below its root.
     pub(super) is_r2: bool,
+    /// Whether the host is this machine itself.
+    pub(super) is_here: bool,
 }
 
 impl Endpoint {
@@ -42,6 +44,7 @@ impl Endpoint {
         }
         Ok(Self {
             is_r2: host == R2_HOST || host.ends_with(&format!(".{R2_HOST}")),
+            is_here: is_loopback(host),
             origin: format!("{scheme}://{authority}"),
             segments: path
                 .split('/')
@@ -146,7 +149,7 @@ pub(super) fn source(text: &str) -> Result<(String, String), String> {
 }
 
 /// Returns the host of `host:port`, or nothing if it is no authority.
-fn host_of(authority: &str) -> Option<&str> {
+pub(super) fn host_of(authority: &str) -> Option<&str> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (host, after) = rest.split_once(']')?;

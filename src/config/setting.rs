@@ -105,6 +105,24 @@ pub const SETTINGS: &[Setting] = &[
         "default, eu or fedramp",
         "eu",
     ),
+    // Its URL may have a password in it.
+    secret(
+        "HTTPS_PROXY",
+        "the URL of a proxy for HTTP: http://HOST:PORT or https://HOST:PORT, perhaps with USER:PASSWORD@",
+        "http://proxy.example:3128",
+    ),
+    setting(
+        "NO_PROXY",
+        None,
+        "host names, domains and addresses, separated by commas, or *",
+        "localhost,.example.com",
+    ),
+    setting(
+        "R2_CA_FILE",
+        None,
+        "the path of a file with certificates (PEM)",
+        "/etc/ssl/studio-ca.pem",
+    ),
     setting("USE_R2_STORAGE", Some("true"), SWITCH, "true"),
     setting("FALLBACK_TO_LOCAL", Some("true"), SWITCH, "true"),
     setting("CACHE_DIR", Some("cache"), FOLDER, "cache"),

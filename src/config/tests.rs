@@ -109,6 +109,25 @@ impl Case {
 }
 
 #[test]
+fn a_proxy_is_for_hosts_elsewhere_and_upper_case_counts() {
+    let lower = ("https_proxy", "http://lower:3128");
+    let proxy = |case: Case| case.r2_settings().proxy.map(|proxy| proxy.url);
+    assert_eq!(
+        proxy(Case::r2(&[lower])),
+        Some(Secret::new("http://lower:3128"))
+    );
+    let both = Case::r2(&[lower, ("HTTPS_PROXY", "http://upper:3128")]);
+    assert_eq!(proxy(both), Some(Secret::new("http://upper:3128")));
+    let here = Case::r2(&[lower, ("R2_ENDPOINT_URL", "http://127.0.0.1:9000")]);
+    assert_eq!(proxy(here), None);
+    let wrong = Case::r2(&[("HTTPS_PROXY", "http://u:hunter2@proxy/path")]).error();
+    assert!(
+        wrong.contains("HTTPS_PROXY") && !wrong.contains("hunter2"),
+        "{wrong}"
+    );
+}
+
+#[test]
 fn the_defaults_are_those_of_the_documents() {
     let case = Case::local(&[]);
     let config = case.load();
@@ -140,8 +159,8 @@ fn every_default_and_example_can_be_read() {
     for setting in SETTINGS.iter().filter(|setting| !setting.secret) {
         let case = Case::r2(&[(setting.name, setting.example)]);
         let case = match setting.name {
-            // The second names a file that this machine need not have.
-            "R2_ENDPOINT_URL" | "R2_CREDENTIALS_FILE" => continue,
+            // The others name files that this machine need not have.
+            "R2_ENDPOINT_URL" | "R2_CREDENTIALS_FILE" | "R2_CA_FILE" => continue,
             _ => case,
         };
         Config::load(&case.inputs).unwrap_or_else(|error| panic!("{}: {error}", setting.name));

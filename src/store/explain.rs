@@ -95,7 +95,17 @@ pub fn explain(error: &StoreError, bucket: &str, endpoint: &str) -> String {
 fn unavailable(message: &str, endpoint: &str) -> String {
     let lower = message.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    let what = if has(&[
+    let what = if has(&["proxy authorization required"]) {
+        "the proxy wants a user and a password: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT"
+    } else if has(&["tunnel error: failed to create"]) {
+        "the proxy cannot be reached: look at HTTPS_PROXY"
+    } else if has(&["tunnel error"]) {
+        "the proxy does not let this host through: ask who runs it, or put the host into NO_PROXY"
+    } else if has(&["unknownissuer"]) {
+        "no secure connection: nobody that this machine trusts stands for the host's certificate; \
+         if it is one of your own or of a proxy that looks into connections, name its authority in \
+         R2_CA_FILE"
+    } else if has(&[
         "dns error",
         "failed to lookup address",
         "name or service not known",
@@ -145,6 +155,12 @@ mod tests {
             unavailable_text("no answer in time"),
             unavailable_text("invalid peer certificate: UnknownIssuer"),
             unavailable_text("502 Bad Gateway"),
+            unavailable_text("the proxy http://p: tunnel error: proxy authorization required"),
+            unavailable_text(
+                "the proxy http://p: tunnel error: failed to create underlying connection: tcp \
+                 connect error: Connection refused (os error 111)",
+            ),
+            unavailable_text("the proxy http://p: tunnel error: unsuccessful"),
         ];
         let begins = [
             "access key unknown",
@@ -158,6 +174,9 @@ mod tests {
             "no network: no answer",
             "no secure connection",
             "the store cannot be reached",
+            "the proxy wants a user and a password",
+            "the proxy cannot be reached",
+            "the proxy does not let this host through",
         ];
         for (text, begin) in texts.iter().zip(begins) {
             assert!(text.starts_with(begin), "{text}");

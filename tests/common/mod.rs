@@ -4,3 +4,4 @@
 
 pub(crate) mod emulator;
 pub(crate) mod mount;
+pub(crate) mod proxy;

@@ -19,6 +19,7 @@ pub(crate) struct Mount {
     dir: TempDir,
     settings: Vec<(String, String)>,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
     loses_commits: bool,
     daemon: Option<Child>,
     watchdog: Option<mpsc::Sender<()>>,
@@ -82,6 +83,7 @@ impl Mount {
             dir,
             settings: all,
             options: Vec::new(),
+            environment: Vec::new(),
             loses_commits: false,
             daemon: None,
             watchdog: None,
@@ -97,6 +99,12 @@ impl Mount {
     /// Adds a mount option for the next mount.
     pub(crate) fn option(&mut self, option: &str) {
         self.options.push(option.to_owned());
+    }
+
+    /// Sets a variable of the environment of what is run from now on.
+    pub(crate) fn environment(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// The next mount loses every commit of its journal; debug builds can do that.
@@ -172,7 +180,8 @@ impl Mount {
         let mut command = Command::new(env!("CARGO_BIN_EXE_voicebeatfs"));
         command
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(self.environment.iter().cloned());
         command.current_dir(self.dir.path());
         command.arg("--env-file").arg(self.env_file());
         command

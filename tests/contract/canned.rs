@@ -70,7 +70,7 @@ pub(crate) fn settings(endpoint: String) -> R2Settings {
             secret_access_key: Secret::new("secret"),
             session_token: None,
         },
-        credentials_file: None,
+        ..R2Settings::default()
     }
 }
 

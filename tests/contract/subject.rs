@@ -45,7 +45,7 @@ pub(crate) fn settings_of(model: &R2Model, prefix: &str) -> R2Settings {
             secret_access_key: Secret::new(model.secret_key()),
             session_token: None,
         },
-        credentials_file: None,
+        ..R2Settings::default()
     }
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn of_emulator(emulator: &Emulator) -> R2Store {
             secret_access_key: Secret::new(&*emulator.secret_access_key),
             session_token: None,
         },
-        credentials_file: None,
+        ..R2Settings::default()
     };
     R2Store::new(&settings, R2Timeouts::default())
 }

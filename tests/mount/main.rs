@@ -23,6 +23,7 @@ mod orphans;
 mod passthrough;
 mod posix;
 mod programs;
+mod proxy;
 mod queue;
 mod reads;
 mod rename;

@@ -6,7 +6,7 @@ use super::Finding;
 use crate::config::{Backend, Config, R2Settings};
 use crate::mount::r2_store;
 use crate::store::explain::{check_reachable, check_rights, explain};
-use crate::store::r2::R2Store;
+use crate::store::r2::{R2Store, describe_route};
 use crate::store::{StoreError, StoreResult};
 
 /// How long all questions together may take.
@@ -48,7 +48,8 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
             retry_after: None,
         })
     });
-    answer.unwrap_or_else(|error| {
+    let route = describe_route(settings).map(|route| Finding::good("way", route));
+    let answer = answer.unwrap_or_else(|error| {
         let R2Settings {
             bucket, endpoint, ..
         } = settings;
@@ -58,7 +59,8 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
             explain(&error, bucket, endpoint),
             advice,
         )]
-    })
+    });
+    route.into_iter().chain(answer).collect()
 }
 
 async fn ask(store: &R2Store, settings: &R2Settings) -> StoreResult<Vec<Finding>> {

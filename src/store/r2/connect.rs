@@ -26,16 +26,17 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, MaybeHttpsStream};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tower_service::Service;
+
+use super::route::{Line, Route, tls};
+use crate::config::R2Settings;
 
 /// Idle connections kept for the next request. More than the requests that run at once by
 /// default; each costs a socket and some 30 KiB of TLS buffers.
@@ -50,15 +51,15 @@ const WANTED_CONNECTIONS: usize = 16;
 /// wait for long, and who has only looked at a file needs it no more.
 const SPARE_LIFETIME: Duration = Duration::from_secs(15);
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Stream = MaybeHttpsStream<Line>;
 
 /// The connections of one client.
 #[derive(Clone)]
 pub(super) struct Connections(Arc<Inner>);
 
 struct Inner {
-    connector: HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>,
+    connector: HttpsConnector<Route>,
     timeout: Duration,
     /// Those that are open or being opened.
     count: Arc<AtomicUsize>,
@@ -75,12 +76,12 @@ struct State {
 
 impl Connections {
     /// Returns none; each gets so long to be made.
-    pub(super) fn new(timeout: Duration, with_tls: bool) -> Connections {
-        let mut http = hyper_util::client::legacy::connect::HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
+    pub(super) fn new(timeout: Duration, settings: &R2Settings) -> Connections {
+        let with_tls = !settings.endpoint.starts_with("http://");
+        let tls = tls(with_tls, settings.authorities.as_ref());
+        let route = Route::of(settings, &tls);
         Connections(Arc::new(Inner {
-            connector: HttpsConnector::from((http, tls(with_tls))),
+            connector: HttpsConnector::from((route, tls)),
             timeout,
             count: Arc::default(),
             state: Mutex::default(),
@@ -160,30 +161,6 @@ fn no_connection() -> BoxError {
     io::Error::new(io::ErrorKind::TimedOut, "no connection in time").into()
 }
 
-fn tls(wanted: bool) -> ClientConfig {
-    let mut config = certificates(wanted);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config
-}
-
-fn certificates(wanted: bool) -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = || {
-        ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .expect("ring has the usual versions of TLS")
-    };
-    // Without TLS there is no need for the system's certificates, which a bare machine lacks.
-    if wanted {
-        match builder().with_native_roots() {
-            Ok(builder) => return builder.with_no_client_auth(),
-            Err(error) => log::error!("no certificates of this machine: {error}"),
-        }
-    }
-    let none = RootCertStore::empty();
-    builder().with_root_certificates(none).with_no_client_auth()
-}
-
 /// What hyper's pool asks for a connection.
 impl Service<Uri> for Connections {
     type Response = Open;
@@ -226,7 +203,11 @@ pub(super) struct Open {
 
 impl Open {
     fn socket(&self) -> BorrowedFd<'_> {
-        match &self.stream {
+        let line = match &self.stream {
+            MaybeHttpsStream::Http(line) => line,
+            MaybeHttpsStream::Https(stream) => stream.inner().get_ref().0.inner(),
+        };
+        match line {
             MaybeHttpsStream::Http(stream) => stream.inner().as_fd(),
             MaybeHttpsStream::Https(stream) => stream.inner().get_ref().0.inner().inner().as_fd(),
         }
@@ -328,8 +309,13 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(3);
 
     fn at(address: SocketAddr) -> (Connections, Uri) {
-        let uri = format!("http://{address}/").parse().unwrap();
-        (Connections::new(TIMEOUT, false), uri)
+        let endpoint = format!("http://{address}/");
+        let uri = endpoint.parse().unwrap();
+        let settings = R2Settings {
+            endpoint,
+            ..R2Settings::default()
+        };
+        (Connections::new(TIMEOUT, &settings), uri)
     }
 
     async fn wait_for(what: &str, wanted: impl Fn() -> bool) {

@@ -12,6 +12,7 @@ mod list;
 mod presign;
 mod read;
 mod rights;
+mod route;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +33,7 @@ use http::Uri;
 
 pub use client::R2Timeouts;
 pub use presign::LONGEST_LINK;
+pub use route::describe as describe_route;
 
 use super::{
     CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
@@ -67,8 +69,7 @@ impl fmt::Debug for R2Store {
 impl R2Store {
     /// Returns the bucket's store. Nothing is sent yet.
     pub fn new(settings: &R2Settings, timeouts: R2Timeouts) -> R2Store {
-        let with_tls = !settings.endpoint.starts_with("http://");
-        let connections = Connections::new(timeouts.connect, with_tls);
+        let connections = Connections::new(timeouts.connect, settings);
         R2Store {
             client: client::build(settings, &connections),
             bucket: settings.bucket.clone(),

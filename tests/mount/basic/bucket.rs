@@ -65,7 +65,7 @@ impl Bucket {
                 secret_access_key: Secret::new(&*server.secret_access_key),
                 session_token: None,
             },
-            credentials_file: None,
+            ..R2Settings::default()
         };
         Bucket::Emulator(Box::new(Emulated {
             store: R2Store::new(&settings, R2Timeouts::default()),
