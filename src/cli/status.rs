@@ -53,7 +53,11 @@ fn describe(status: &StatusDocument) -> String {
         "mount",
         format!("{} on {}", identity.source, identity.mountpoint.display()),
     );
-    line("store", format!("{}, {online}", identity.backend));
+    let read_only = if report.read_only { ", read-only" } else { "" };
+    line(
+        "store",
+        format!("{}, {online}{read_only}", identity.backend),
+    );
     line("cache", cache(&report.cache));
     if report.warming.files > 0 {
         let size = size_text(report.warming.bytes);

@@ -24,6 +24,9 @@ pub struct MountIdentity {
 pub struct Report {
     /// Whether the store answered when it was last asked.
     pub online: bool,
+    /// Whether nothing can be changed through this mount.
+    #[serde(default)]
+    pub read_only: bool,
     /// Whether nothing would be missing from the bucket if the machine went away now.
     pub safe_to_shut_down: bool,
     /// What would be missing from it, and how long until it is there.

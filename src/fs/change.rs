@@ -186,6 +186,7 @@ impl Fs {
         };
         let key = self.tree.lock().key_of(parent, name);
         let key = key.ok_or(FsError::NotFound)?;
+        self.refuse_locked(&key)?;
         self.expand_file(&inode)?;
         let mut edits = self.vacated(&key, &inode)?;
         self.hold_burst(&mut edits)?;
@@ -220,6 +221,7 @@ impl Fs {
             return local.setattr(ino, fh.and_then(|fh| self.local_handle(fh)), change);
         }
         let inode = self.inode(ino)?;
+        self.refuse_locked_inode(ino)?;
         if let Some(size) = change.size {
             match inode.kind {
                 Kind::Folder => return Err(FsError::IsADirectory),

@@ -103,7 +103,7 @@ impl Fs {
             return Ok(withdrawn);
         }
         log::warn!(
-            "{} was changed by someone else before its delete: it stays",
+            "{} was changed by someone else, or may not be deleted: it stays",
             record.key
         );
         let now = self.clock.instant();

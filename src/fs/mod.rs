@@ -26,6 +26,7 @@ mod inode;
 mod link;
 mod listing;
 pub mod local;
+mod locked;
 mod lookup;
 mod lower;
 mod moved;
@@ -159,6 +160,7 @@ pub struct Fs {
     local_copies: Option<LocalCopies>,
     held: held::Held,
     hidden: hidden::Hidden,
+    locked: locked::Locked,
     open_files: snapshot::OpenFiles,
     clock: SharedClock,
     runtime: Runtime,
@@ -233,6 +235,7 @@ impl Fs {
             local_copies: parts.local_copies,
             held: held::Held::default(),
             hidden: hidden::Hidden::default(),
+            locked: locked::Locked::default(),
             open_files: snapshot::OpenFiles::default(),
             clock: parts.clock,
             runtime: parts.runtime,

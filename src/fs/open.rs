@@ -58,6 +58,9 @@ impl Fs {
             // The kernel opens these itself; it looks the name up again when it hears this.
             _ => return Err(FsError::Stale),
         }
+        if flags.truncates() || flags.writes() {
+            self.refuse_locked_inode(ino)?;
+        }
         self.check_version(&inode).await?;
         match (flags.truncates(), flags.writes()) {
             (true, true) => self.truncate_content(&inode, 0).await?,

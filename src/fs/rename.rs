@@ -100,6 +100,8 @@ impl Fs {
             // Two names of one file: both stay.
             return Ok(());
         }
+        self.refuse_locked(&source)?;
+        self.refuse_locked(&target)?;
         self.expand_file(&inode)?;
         if let Some(replaced) = &replaced {
             self.expand_file(replaced)?;
@@ -145,6 +147,8 @@ impl Fs {
             };
             (there, back)
         };
+        self.refuse_locked(&one.from)?;
+        self.refuse_locked(&one.to)?;
         if [&one, &other]
             .iter()
             .any(|moved| moved.inode.state.lock().names > 1)

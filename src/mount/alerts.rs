@@ -22,18 +22,24 @@ const FAILURES: u64 = 5;
 /// How often the failures are noted.
 pub(super) const NOTE_EVERY: Duration = Duration::from_secs(60);
 
+/// What is said where nothing can be changed because nothing could be uploaded.
+pub(super) const NO_RIGHT_TO_WRITE: &str = "mounted read-only: the token has no right to write; give \
+    it \"Object Read & Write\" for this bucket and mount again";
+
 /// What the alerts are judged by.
 #[derive(Debug)]
 pub(super) struct Alerts {
     cache_bytes: u64,
+    may_write: bool,
     failures: Mutex<Failures>,
 }
 
 impl Alerts {
-    /// A cache of more than `cache_bytes` raises an alert.
-    pub(super) fn new(cache_bytes: u64) -> Alerts {
+    /// A cache of more than `cache_bytes` raises an alert, and so does a token that may not write.
+    pub(super) fn new(cache_bytes: u64, may_write: bool) -> Alerts {
         Alerts {
             cache_bytes,
+            may_write,
             failures: Mutex::default(),
         }
     }
@@ -48,6 +54,7 @@ impl Alerts {
         let uploads = &report.uploads;
         let increase = self.failures.lock().increase(now);
         let alerts = [
+            (!self.may_write).then(|| NO_RIGHT_TO_WRITE.to_owned()),
             (report.cache.bytes > self.cache_bytes).then(|| {
                 let limit = self.cache_bytes;
                 format!("the cache holds {} bytes, over {limit}", report.cache.bytes)
@@ -130,7 +137,7 @@ mod tests {
 
     #[test]
     fn each_alert_is_raised_at_its_limit() {
-        let alerts = Alerts::new(1000);
+        let alerts = Alerts::new(1000, true);
         let now = Instant::now();
         let mut report = Report::default();
         assert_eq!(alerts.of(&report, now), Vec::<String>::new());

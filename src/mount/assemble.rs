@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
 use super::alerts::{self, Alerts};
+use super::bucket::may_write;
 use super::confirmations::Confirmations;
 use super::outstanding::{self, Outstanding};
 use super::share::{Addresses, Sharing};
@@ -60,8 +61,9 @@ pub(super) fn assemble(
         store,
         for_uploads,
         local_copies,
+        may_write,
         warnings,
-    } = make_stores(config, &operations, &clock, runtime)?;
+    } = make_stores(config, options, &operations, &clock, runtime)?;
     let (staging, replay) = Staging::open(&config.staging_dir, &identity(config), clock.clone())
         .map_err(MountError::start("STAGING_DIR cannot be used"))?;
     let cache = make_cache(config, store.clone(), clock.clone(), runtime)?;
@@ -137,12 +139,14 @@ pub(super) fn assemble(
         passthrough: passthrough.clone(),
         sharing,
         keeper: Arc::new(keeper),
-        alerts: Arc::new(Alerts::new(config.alert_cache_bytes)),
+        alerts: Arc::new(Alerts::new(config.alert_cache_bytes, may_write)),
+        read_only: options.read_only || !may_write,
         started: Instant::now(),
     };
     let filesystem = Fuse::new(fs, runtime.clone(), passthrough);
     Ok(Parts {
         filesystem,
+        read_only: !may_write,
         service: Arc::new(service),
         warnings,
     })
@@ -155,16 +159,18 @@ struct Stores {
     /// For the uploader, to which a local copy says nothing.
     for_uploads: Arc<dyn ObjectStore>,
     local_copies: Option<LocalCopies>,
+    may_write: bool,
     warnings: Vec<String>,
 }
 
 impl Stores {
-    fn without_fallback(store: Arc<dyn ObjectStore>, warnings: Vec<String>) -> Stores {
+    fn without_fallback(store: Arc<dyn ObjectStore>) -> Stores {
         Stores {
             for_uploads: store.clone(),
             store,
             local_copies: None,
-            warnings,
+            may_write: true,
+            warnings: Vec::new(),
         }
     }
 }
@@ -172,6 +178,7 @@ impl Stores {
 /// Retries and fallback wrap the bucket; what is sent is counted below the retries.
 fn make_stores(
     config: &Config,
+    options: &MountOptions,
     operations: &Arc<Operations>,
     clock: &SharedClock,
     runtime: &Handle,
@@ -182,11 +189,19 @@ fn make_stores(
         Backend::R2(settings) => settings,
         Backend::Local { output_dir } => {
             let store = CountedStore::new(local(output_dir)?, operations.clone());
-            return Ok(Stores::without_fallback(Arc::new(store), Vec::new()));
+            return Ok(Stores::without_fallback(Arc::new(store)));
         }
     };
     let bucket = r2_store(settings, config).opening_connections_in_advance(settings);
-    let warning = check_bucket(&bucket, settings, runtime)?;
+    let mut warnings: Vec<String> = check_bucket(&bucket, settings, runtime)?
+        .into_iter()
+        .collect();
+    // Who asked for no more than reading, or cannot be told, is not asked.
+    let asks = warnings.is_empty() && !options.read_only;
+    let may_write = !asks || may_write(&bucket, runtime);
+    if !may_write {
+        warnings.push(alerts::NO_RIGHT_TO_WRITE.to_owned());
+    }
     let mut policy = RetryPolicy::default();
     if config.fallback_dir.is_some() {
         policy.reads = READ_RETRIES_BEFORE_FALLBACK;
@@ -194,9 +209,12 @@ fn make_stores(
     let counted = Arc::new(CountedStore::new(bucket, operations.clone()));
     let retried = RetryStore::new(counted, policy, clock.clone(), Arc::new(SystemSleeper));
     let retried: Arc<dyn ObjectStore> = Arc::new(retried);
-    let warnings = warning.into_iter().collect();
     let Some(dir) = &config.fallback_dir else {
-        return Ok(Stores::without_fallback(retried, warnings));
+        return Ok(Stores {
+            may_write,
+            warnings,
+            ..Stores::without_fallback(retried)
+        });
     };
     let hidden = HiddenKeys::open(&config.staging_dir).map_err(MountError::start(
         "the list of hidden local copies cannot be read",
@@ -210,6 +228,7 @@ fn make_stores(
             hidden,
             dir: dir.clone(),
         }),
+        may_write,
         warnings,
     })
 }
@@ -261,6 +280,7 @@ struct Running {
     sharing: Option<Sharing>,
     keeper: Arc<Keeper>,
     alerts: Arc<Alerts>,
+    read_only: bool,
     started: Instant,
 }
 
@@ -306,6 +326,7 @@ impl StatusSource for Running {
         let failed_writes = self.operations.requests().failed_writes();
         let mut report = Report {
             online,
+            read_only: self.read_only,
             safe_to_shut_down: shutdown.files == 0,
             shutdown,
             failure: self.staging.journal().failure(),

@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 
 use super::error::MountError;
 use crate::config::{Config, R2Settings};
-use crate::store::explain::{check_reachable, explain};
+use crate::store::explain::{check_reachable, check_write, explain};
 use crate::store::r2::{R2Store, R2Timeouts};
 use crate::store::{ObjectStore, StoreError};
 
@@ -23,6 +23,15 @@ pub fn r2_store(settings: &R2Settings, config: &Config) -> R2Store {
         ..usual
     };
     R2Store::new(settings, timeouts).with_upload_limit(config.upload_bytes_per_second)
+}
+
+/// Whether the token may write. It is taken to, unless the bucket says that it may not.
+pub(super) fn may_write(store: &dyn ObjectStore, runtime: &Handle) -> bool {
+    let asked = async { tokio::time::timeout(FIRST_ANSWER_LIMIT, check_write(store)).await };
+    match runtime.block_on(asked) {
+        Ok(Ok(may_write)) => may_write,
+        Ok(Err(_)) | Err(_) => true,
+    }
 }
 
 /// Asks the bucket once. What no waiting mends (key, secret, rights, bucket, clock) is an error; a

@@ -38,6 +38,10 @@ impl Confirm for Confirmations {
         self.0.is_held(key)
     }
 
+    fn locked(&self, key: &Key) {
+        self.0.note_locked(key);
+    }
+
     fn detoured(&self, record: &Record, aside: &ObjectVersion) -> JournalResult<bool> {
         self.0.detour(record, aside)
     }

@@ -66,6 +66,8 @@ pub struct Request {
 pub struct Parts<F> {
     /// What answers the kernel.
     pub filesystem: F,
+    /// Whether nothing may be changed, whatever the options say.
+    pub read_only: bool,
     /// The rest.
     pub service: Arc<dyn Service>,
     /// What the user who mounts should know, as that the bucket cannot be reached.

@@ -64,7 +64,9 @@ pub(super) fn start<F: fuser::Filesystem>(
     let (exports, export_warnings) = export(config, &identity, &parts.service);
     let server = Server::new(identity, parts.service.clone(), shutdown.clone());
     let control = runtime.spawn(server.serve(listener));
-    let options = session_options(&request.options, &request.source_name);
+    let mut mount_options = request.options.clone();
+    mount_options.read_only |= parts.read_only;
+    let options = session_options(&mount_options, &request.source_name);
     let session = Session::new(parts.filesystem, &mountpoint, &options)
         .map_err(|error| refused(&mountpoint, &request.options, error))?;
     parts.service.mounted(session.notifier(), session.as_fd());

@@ -37,27 +37,31 @@ pub async fn check_reachable(store: &dyn ObjectStore) -> StoreResult<()> {
 /// Returns what the token may do, without writing anything: a write on the condition of a version
 /// that never was fails, for want of the version or for want of the right.
 pub async fn check_rights(store: &dyn ObjectStore) -> StoreResult<Rights> {
-    let key = probe_key();
-    let read = match store.head(&key, ReadCondition::None).await {
+    let read = match store.head(&probe_key(), ReadCondition::None).await {
         Ok(_) | Err(StoreError::NotFound) => true,
         Err(StoreError::Denied(_)) => false,
         Err(error) => return Err(error),
     };
+    let write = check_write(store).await?;
+    Ok(Rights { read, write })
+}
+
+/// Returns whether the token may write, as above.
+pub async fn check_write(store: &dyn ObjectStore) -> StoreResult<bool> {
     let never = ETag::of_md5(Md5([0; 16]));
     let put = PutRequest {
-        key,
+        key: probe_key(),
         md5: Md5::of(b""),
         body: Default::default(),
         condition: WriteCondition::IfMatch(never),
         headers: ObjectHeaders::default(),
     };
-    let write = match store.put(put).await {
+    match store.put(put).await {
         // Some servers say of a missing object that it is missing.
-        Ok(_) | Err(StoreError::PreconditionFailed | StoreError::NotFound) => true,
-        Err(StoreError::Denied(_)) => false,
-        Err(error) => return Err(error),
-    };
-    Ok(Rights { read, write })
+        Ok(_) | Err(StoreError::PreconditionFailed | StoreError::NotFound) => Ok(true),
+        Err(StoreError::Denied(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Returns what is wrong, with what the person can do about it.

@@ -76,6 +76,11 @@ pub trait Confirm: Send + Sync {
         false
     }
 
+    /// The bucket refuses to change what a key holds, since a rule locks it.
+    fn locked(&self, key: &Key) {
+        let _ = key;
+    }
+
     /// A rename that waits, over others, for itself has made a copy of its source aside, `aside`,
     /// and is to go on from there, so that the source comes free. Returns whether it will; if not,
     /// the copy aside is of no use.

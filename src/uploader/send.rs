@@ -146,6 +146,10 @@ impl Sender {
             } => operation.copy(&source, &attributes).await,
             Change::Delete(_) => operation.delete().await,
         };
+        let result = match result {
+            Err(Stop::Store(StoreError::Locked(reason))) => operation.locked(reason).await,
+            other => other,
+        };
         let outcome = result.unwrap_or_else(|stop| operation.stopped(stop));
         (outcome, operation.heard)
     }
@@ -380,10 +384,6 @@ impl Operation {
             let own = verdict::own_attempt(&attempts, &found);
             if own.is_none() && self.record.base.as_ref() != Some(&found.version.etag) {
                 self.sender.confirm.changed(&self.record, &found)?;
-                log::warn!(
-                    "{} was changed by someone else and is not deleted",
-                    self.record.key
-                );
                 return Ok(Outcome::Done);
             }
             if !self.keep_deleted(&found.version.etag).await? {
@@ -426,6 +426,35 @@ impl Operation {
             return Ok(Outcome::Later(LOOK_AGAIN));
         }
         self.succeeded(None, None)
+    }
+
+    /// A rule of the bucket locks what the key holds: it stays, and what was to replace it gets a
+    /// name beside it.
+    async fn locked(&mut self, reason: String) -> Result<Outcome, Stop> {
+        let Record { key, change, .. } = self.record.clone();
+        log::warn!("{key} is locked in the bucket and stays as it is: {reason}");
+        self.sender.confirm.locked(&key);
+        let Some(found) = self.head().await? else {
+            return Err(StoreError::Locked(reason).into());
+        };
+        let gives_attributes =
+            matches!(&change, Change::Copy { source, .. } if source.key.folded() == key.folded());
+        let settled = match change {
+            Change::Delete(_) => {
+                self.sender.confirm.changed(&self.record, &found)?;
+                true
+            }
+            _ if gives_attributes => false,
+            _ => {
+                self.uncertain = false;
+                self.end()?;
+                self.sender.confirm.conflict(&self.record, &found)?
+            }
+        };
+        match settled {
+            true => Ok(Outcome::Done),
+            false => Err(StoreError::Locked(reason).into()),
+        }
     }
 
     /// Whether the record still asks for this.

@@ -3,7 +3,6 @@
 //! used in `tests/validate.rs`.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -251,69 +250,6 @@ fn however_a_mount_ends_its_queue_is_there_for_the_next() {
 fn signal(pid: u32, number: i32) {
     // SAFETY: a plain system call, on a process that this test has started.
     assert_eq!(unsafe { libc::kill(pid as i32, number) }, 0);
-}
-
-#[test]
-fn a_read_only_mount_reads_and_changes_nothing() {
-    let model = R2Model::start();
-    model.put("projects/song.rpp", "theirs");
-    let mut mount = Mount::prepare(&[]);
-    for (name, value) in model_settings(&model) {
-        mount.set(&name, &value);
-    }
-    // A token that may not write is enough for it.
-    model.add_token(Token::new(
-        "reader",
-        "reader-secret",
-        Permission::ObjectReadOnly,
-    ));
-    mount.set("R2_ACCESS_KEY_ID", "reader");
-    mount.set("R2_SECRET_ACCESS_KEY", "reader-secret");
-    mount.option("ro");
-    fs::write(mount.beside("samples/kick.wav"), "a sample").unwrap();
-    mount.mount();
-    let song = mount.path("projects/song.rpp");
-    assert_eq!(fs::read(&song).unwrap(), b"theirs");
-    let kick = mount.path("samples/kick.wav");
-    assert_eq!(fs::read(&kick).unwrap(), b"a sample");
-    for (what, refused) in [
-        ("create", fs::write(mount.path("segments/new.wav"), "x")),
-        (
-            "write",
-            fs::OpenOptions::new().append(true).open(&song).map(drop),
-        ),
-        (
-            "truncate",
-            fs::OpenOptions::new()
-                .write(true)
-                .truncate(true)
-                .open(&song)
-                .map(drop),
-        ),
-        ("unlink", fs::remove_file(&song)),
-        ("rename", fs::rename(&song, mount.path("layers/song.rpp"))),
-        ("mkdir", fs::create_dir(mount.path("projects/new"))),
-        (
-            "chmod",
-            fs::set_permissions(&song, fs::metadata(&kick).unwrap().permissions()),
-        ),
-        (
-            "create a sample",
-            fs::write(mount.path("samples/new.wav"), "x"),
-        ),
-        ("unlink a sample", fs::remove_file(&kick)),
-    ] {
-        let error = refused.expect_err(what);
-        assert_eq!(
-            error.kind(),
-            io::ErrorKind::ReadOnlyFilesystem,
-            "{what}: {error}"
-        );
-    }
-    assert_eq!(mount.status()["safe_to_shut_down"], true);
-    mount.unmount();
-    assert_eq!(model.keys(), ["projects/song.rpp"]);
-    assert!(!mount.log().contains("WARN"), "{}", mount.log());
 }
 
 /// As mount(8) does it for a line of fstab: its helper for FUSE finds the program by the type. Only

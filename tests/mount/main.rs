@@ -27,6 +27,7 @@ mod proxy;
 mod queue;
 mod reads;
 mod rename;
+mod rights;
 mod samba;
 mod service;
 mod setup;
