@@ -466,6 +466,36 @@ fn of_several_mounts_one_has_to_be_chosen() {
         .succeeded()
         .stdout();
     assert!(by_name.contains(&mounts[0]), "{by_name}");
+    // What lies in a mount says which, as an operand of a command that has no paths, as its option,
+    // or as one of its paths.
+    let inside = format!("{}/layers", mounts[0]);
+    for args in [
+        &["status", "--json", &mounts[0]][..],
+        &["status", "--json", &inside],
+        &["status", "--json", "--mountpoint", &inside],
+    ] {
+        let told = elsewhere.run(args).succeeded().stdout();
+        assert!(told.contains(&mounts[0]), "{args:?}: {told}");
+    }
+    for args in [
+        &["conflicts", &mounts[1]][..],
+        &["queue", "--mountpoint", &mounts[1]],
+        &["queue", "flush", &inside],
+        &["cache", "ls", &inside],
+        &["trash", "list", &inside],
+        &["refresh", &inside],
+    ] {
+        elsewhere.run(args).succeeded();
+    }
+    elsewhere
+        .run(&["refresh", &mounts[0], &mounts[1]])
+        .failed(2, &["several mounts", &mounts[0], &mounts[1]]);
+    elsewhere
+        .run(&["status", &mounts[0], "--mountpoint", &mounts[1]])
+        .failed(2, &["Usage"]);
+    elsewhere
+        .run(&["status", "."])
+        .failed(1, &["no mount of voicebeatfs at ."]);
 }
 
 #[test]

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use super::find::{self, Named};
 use super::progress::Bar;
 use super::share::as_the_mount_knows_it;
 use super::status::size_text;
-use super::{Failure, find, say};
+use super::{Failure, say};
 use crate::control::cache::{Cached, Filled, PinEntry};
 use crate::control::client::{Client, ClientError};
 
@@ -18,9 +19,9 @@ pub struct CacheArgs {
     /// Prints JSON.
     #[arg(long, global = true)]
     pub json: bool,
-    /// Asks the mount at M.
-    #[arg(long, global = true, value_name = "M")]
-    pub mountpoint: Option<PathBuf>,
+    /// Which mount is asked.
+    #[command(flatten)]
+    pub named: Named,
     /// What to do.
     #[command(subcommand)]
     pub command: CacheCommand,
@@ -58,9 +59,24 @@ pub enum CacheCommand {
     },
 }
 
+impl CacheCommand {
+    /// Returns the paths that it is about.
+    fn paths(&self) -> &[String] {
+        match self {
+            CacheCommand::Ls { paths }
+            | CacheCommand::Pin { paths, .. }
+            | CacheCommand::Unpin { paths }
+            | CacheCommand::Warm { paths } => paths,
+        }
+    }
+}
+
 /// Runs `voicebeatfs cache`.
 pub fn run(args: &CacheArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
-    let connect = || find::connect(args.mountpoint.as_deref(), env_file.clone());
+    let connect = || {
+        let mountpoint = args.named.mountpoint.as_deref();
+        find::connect(mountpoint, args.command.paths(), env_file.clone())
+    };
     let known = |paths: &[String]| known(paths, &connect);
     match &args.command {
         CacheCommand::Ls { paths } => {

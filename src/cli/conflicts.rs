@@ -1,10 +1,11 @@
 //! `voicebeatfs conflicts`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Failure, find, say};
+use super::find::{self, Named};
+use super::{Failure, say};
 
 /// The arguments of `conflicts`.
 #[derive(Debug, Args)]
@@ -12,14 +13,23 @@ pub struct ConflictsArgs {
     /// Prints JSON.
     #[arg(long)]
     pub json: bool,
-    /// Asks the mount at M.
-    #[arg(long, value_name = "M")]
-    pub mountpoint: Option<PathBuf>,
+    /// The mount, or anything in it; as --mountpoint.
+    #[arg(value_name = "MOUNTPOINT", conflicts_with = "mountpoint")]
+    pub at: Option<PathBuf>,
+    /// Which mount is asked.
+    #[command(flatten)]
+    pub named: Named,
+}
+
+impl ConflictsArgs {
+    fn mountpoint(&self) -> Option<&Path> {
+        self.at.as_deref().or(self.named.mountpoint.as_deref())
+    }
 }
 
 /// Runs `voicebeatfs conflicts`.
 pub fn run(args: &ConflictsArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
-    let client = find::connect(args.mountpoint.as_deref(), env_file)?;
+    let client = find::connect::<&str>(args.mountpoint(), &[], env_file)?;
     let conflicts = client
         .conflicts()
         .map_err(|error| Failure::Failed(error.to_string()))?;

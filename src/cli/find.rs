@@ -2,21 +2,37 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Args;
+
 use super::Failure;
+use super::share::as_the_mount_knows_it;
 use crate::config::{Config, Inputs};
 use crate::control::client::Client;
 use crate::control::registry::{Record, Registry};
 use crate::mount::mountinfo;
 
-/// Connects to the mount that is meant: the one at `mountpoint`, else that of the settings'
-/// `STAGING_DIR`, else the only one that runs.
-pub(super) fn connect(
+/// The mount that the user has named.
+#[derive(Debug, Default, Args)]
+pub struct Named {
+    /// Asks the mount at M, or that M lies in; needed where several run and neither a path nor
+    /// --env-file tells which.
+    #[arg(long, global = true, value_name = "M")]
+    pub mountpoint: Option<PathBuf>,
+}
+
+/// Connects to the mount that is meant: the one that was named, else that which the `paths` lie in,
+/// else that of the settings' `STAGING_DIR`, else the only one that runs.
+pub(super) fn connect<P: AsRef<Path>>(
     mountpoint: Option<&Path>,
+    paths: &[P],
     env_file: Option<PathBuf>,
 ) -> Result<Client, Failure> {
     let running = Registry::of_this_user().running();
     if let Some(mountpoint) = mountpoint {
         return connect_at(mountpoint, &running, env_file);
+    }
+    if let Some(record) = holds_all(paths, &running)? {
+        return ask(record);
     }
     if let Some(staging_dir) = staging_dir(env_file)?
         && let Ok(client) = Client::connect(&staging_dir)
@@ -39,6 +55,43 @@ pub(super) fn connect(
     }
 }
 
+/// Returns the mount that those of the `paths` lie in that lie in any.
+fn holds_all<'a, P: AsRef<Path>>(
+    paths: &[P],
+    running: &'a [Record],
+) -> Result<Option<&'a Record>, Failure> {
+    let mut found: Option<&Record> = None;
+    for path in paths {
+        let Some(text) = path.as_ref().to_str() else {
+            continue;
+        };
+        let place = as_the_mount_knows_it(text);
+        let Some(record) = innermost(Path::new(&place), running) else {
+            continue;
+        };
+        match found {
+            Some(other) if other.mountpoint != record.mountpoint => {
+                return Err(Failure::Usage(format!(
+                    "the paths lie in several mounts, ask one at a time: {}, {}",
+                    other.mountpoint.display(),
+                    record.mountpoint.display()
+                )));
+            }
+            _ => found = Some(record),
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the mount that `place`, an absolute path, lies in: the innermost, and of several that were
+/// mounted there the one that came last, as in [`record_at`].
+fn innermost<'a>(place: &Path, running: &'a [Record]) -> Option<&'a Record> {
+    running
+        .iter()
+        .filter(|record| place.starts_with(&record.mountpoint))
+        .max_by_key(|record| (record.mountpoint.components().count(), record.pid))
+}
+
 /// Returns the record of the mount at `mountpoint`, an absolute path without symbolic links.
 pub(super) fn record_at(mountpoint: &Path) -> Option<Record> {
     let running = Registry::of_this_user().running();
@@ -58,9 +111,8 @@ fn connect_at(
     let shown = mountpoint.display();
     let missing = |_| Failure::Failed(format!("{shown} does not exist"));
     let mountpoint = mountinfo::resolve_mountpoint(mountpoint).map_err(missing)?;
-    if let Some(record) = running
-        .iter()
-        .find(|record| record.mountpoint == mountpoint)
+    if let Some(record) = innermost(&mountpoint, running)
+        && record.mountpoint == mountpoint
     {
         return ask(record);
     }
@@ -77,13 +129,18 @@ fn connect_at(
         .ok()
         .flatten()
         .filter(|entry| entry.is_ours());
-    Err(Failure::Failed(match mounted {
-        None => format!("no mount of voicebeatfs at {shown}"),
-        Some(_) => format!(
+    if mounted.is_some() {
+        return Err(Failure::Failed(format!(
             "{shown} is mounted, but nobody answers: another user's mount, or its process has \
              died (then: voicebeatfs umount {shown})"
-        ),
-    }))
+        )));
+    }
+    match innermost(&mountpoint, running) {
+        Some(record) => ask(record),
+        None => Err(Failure::Failed(format!(
+            "no mount of voicebeatfs at {shown}"
+        ))),
+    }
 }
 
 /// Returns the `STAGING_DIR` of the settings. Settings that are not there, or are those of nothing

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::find::{self, Named};
 use super::status::size_text;
-use super::{Failure, find, say, trash, umount};
+use super::{Failure, say, trash, umount};
 use crate::control::client::ClientError;
 use crate::control::queue::{Operation, OrphanEntry, Queue, QueueEntry, State};
 
@@ -17,9 +18,9 @@ pub struct QueueArgs {
     /// Prints JSON.
     #[arg(long, global = true)]
     pub json: bool,
-    /// Asks the mount at M.
-    #[arg(long, global = true, value_name = "M")]
-    pub mountpoint: Option<PathBuf>,
+    /// Which mount is asked.
+    #[command(flatten)]
+    pub named: Named,
     /// What to do; without it `list`.
     #[command(subcommand)]
     pub command: Option<QueueCommand>,
@@ -69,11 +70,32 @@ pub enum QueueCommand {
     },
 }
 
+impl QueueCommand {
+    /// Returns the paths that it is about.
+    fn paths(&self) -> &[String] {
+        match self {
+            QueueCommand::Retry { paths }
+            | QueueCommand::Flush { paths, .. }
+            | QueueCommand::Confirm { paths }
+            | QueueCommand::Discard { paths } => paths,
+            QueueCommand::Adopt { folder } => folder.as_slice(),
+            QueueCommand::List
+            | QueueCommand::Pause
+            | QueueCommand::Resume
+            | QueueCommand::Orphans => &[],
+        }
+    }
+}
+
 /// Runs `voicebeatfs queue`.
 pub fn run(args: &QueueArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
-    let connect = || find::connect(args.mountpoint.as_deref(), env_file.clone());
+    let command = args.command.as_ref().unwrap_or(&QueueCommand::List);
+    let connect = || {
+        let mountpoint = args.named.mountpoint.as_deref();
+        find::connect(mountpoint, command.paths(), env_file.clone())
+    };
     let client = connect()?;
-    match args.command.as_ref().unwrap_or(&QueueCommand::List) {
+    match command {
         QueueCommand::List => {
             let queue = client.queue().map_err(failed)?;
             match args.json {

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::find::{self, Named};
 use super::share::as_the_mount_knows_it;
-use super::{Failure, find, say};
+use super::{Failure, say};
 
 /// The arguments of `refresh`.
 #[derive(Debug, Args)]
@@ -15,14 +16,14 @@ pub struct RefreshArgs {
     /// Prints JSON.
     #[arg(long)]
     pub json: bool,
-    /// Asks the mount at M.
-    #[arg(long, value_name = "M")]
-    pub mountpoint: Option<PathBuf>,
+    /// Which mount is asked.
+    #[command(flatten)]
+    pub named: Named,
 }
 
 /// Runs `voicebeatfs refresh`.
 pub fn run(args: &RefreshArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
-    let client = find::connect(args.mountpoint.as_deref(), env_file)?;
+    let client = find::connect(args.named.mountpoint.as_deref(), &args.paths, env_file)?;
     let paths = args.paths.iter().map(|path| as_the_mount_knows_it(path));
     let refreshed = client
         .refresh(paths.collect())

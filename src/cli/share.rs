@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, complain, find, say, umount};
+use super::find::{self, Named};
+use super::{Failure, complain, say, umount};
 use crate::store::r2::LONGEST_LINK;
 
 /// The arguments of `share`.
@@ -23,15 +24,18 @@ pub struct ShareArgs {
     /// Prints JSON.
     #[arg(long)]
     pub json: bool,
-    /// Asks the mount at M.
-    #[arg(long, value_name = "M")]
-    pub mountpoint: Option<PathBuf>,
+    /// Which mount is asked.
+    #[command(flatten)]
+    pub named: Named,
 }
 
 /// Runs `voicebeatfs share`.
 pub fn run(args: &ShareArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
     let failed = |error: crate::control::client::ClientError| Failure::Failed(error.to_string());
-    let connect = || find::connect(args.mountpoint.as_deref(), env_file.clone());
+    let connect = || {
+        let mountpoint = args.named.mountpoint.as_deref();
+        find::connect(mountpoint, &[&args.path], env_file.clone())
+    };
     let path = as_the_mount_knows_it(&args.path);
     if let Some(limit) = args.wait {
         let limit = limit.unwrap_or(Duration::MAX);

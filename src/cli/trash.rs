@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use super::find::{self, Named};
 use super::status::size_text;
-use super::{Failure, find, say};
+use super::{Failure, say};
 use crate::control::client::{Client, ClientError};
 use crate::control::trash::{Place, Restored, Trash, Why};
 
@@ -16,9 +17,9 @@ pub struct TrashArgs {
     /// Prints JSON.
     #[arg(long, global = true)]
     pub json: bool,
-    /// Asks the mount at M.
-    #[arg(long, global = true, value_name = "M")]
-    pub mountpoint: Option<PathBuf>,
+    /// Which mount is asked.
+    #[command(flatten)]
+    pub named: Named,
     /// What to do; without it everything is listed.
     #[command(subcommand)]
     pub command: Option<TrashCommand>,
@@ -43,9 +44,21 @@ pub enum TrashCommand {
     },
 }
 
+impl TrashCommand {
+    /// Returns the paths that it is about.
+    fn paths(&self) -> &[PathBuf] {
+        match self {
+            TrashCommand::List { paths } | TrashCommand::Restore { paths, .. } => paths,
+        }
+    }
+}
+
 /// Runs `voicebeatfs trash`.
 pub fn run(args: &TrashArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
-    let connect = || find::connect(args.mountpoint.as_deref(), env_file.clone());
+    let connect = || {
+        let paths = args.command.as_ref().map_or(&[][..], TrashCommand::paths);
+        find::connect(args.named.mountpoint.as_deref(), paths, env_file.clone())
+    };
     let failed = |error: ClientError| Failure::Failed(error.to_string());
     match &args.command {
         Some(TrashCommand::Restore { paths, at }) => {
