@@ -30,6 +30,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Inputs};
@@ -113,7 +114,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let result = match is_mount8_form(&args) {
         true => mount::Mount8Opts::try_parse_from(&args).map(mount::run_mount8),
-        false => Opts::try_parse_from(&args).map(run_command),
+        false => Opts::try_parse_from(&args)
+            .map(run_command)
+            .map_err(|error| with_usage(error, &args)),
     };
     match result {
         // clap prints help and version to stdout with code 0, wrong use to stderr with code 2.
@@ -151,6 +154,24 @@ fn run_command(opts: Opts) -> Result<(), Failure> {
         Command::Man => completions::run_man(),
         Command::Catalog(args) => catalog::run(&args, opts.env_file),
     }
+}
+
+/// Adds to an error about a value how the command is used; clap tells it of all others by itself.
+fn with_usage(mut error: clap::Error, args: &[OsString]) -> clap::Error {
+    if error.exit_code() != 2 || error.get(ContextKind::Usage).is_some() {
+        return error;
+    }
+    let mut command = Opts::command();
+    command.build();
+    for operand in operands(args.get(1..).unwrap_or_default()) {
+        match command.find_subcommand(operand) {
+            Some(subcommand) => command = subcommand.clone(),
+            None => break,
+        }
+    }
+    let usage = ContextValue::StyledStr(command.render_usage());
+    error.insert(ContextKind::Usage, usage);
+    error
 }
 
 /// Prints each line of `text` to stderr, with the name of the program before it.

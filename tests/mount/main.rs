@@ -8,6 +8,7 @@ mod basic;
 mod burst;
 mod cache;
 mod cli;
+mod commands;
 mod conflict;
 mod crash;
 mod dead;
