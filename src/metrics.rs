@@ -95,6 +95,13 @@ impl Operations {
 }
 
 impl OperationCounts {
+    /// Returns what they cost in dollars, free allowances not counted.
+    pub fn usd(&self) -> f64 {
+        let usd = self.class_a as f64 * USD_PER_MILLION_CLASS_A
+            + self.class_b as f64 * USD_PER_MILLION_CLASS_B;
+        usd / 1e6
+    }
+
     /// Returns what a month would cost in dollars if it went on as in the last `seconds`, free
     /// allowances not counted.
     pub fn usd_per_month(&self, seconds: f64) -> f64 {
@@ -102,9 +109,7 @@ impl OperationCounts {
         if seconds <= 0.0 {
             return 0.0;
         }
-        let usd = self.class_a as f64 * USD_PER_MILLION_CLASS_A
-            + self.class_b as f64 * USD_PER_MILLION_CLASS_B;
-        usd / 1e6 * MONTH_SECONDS / seconds
+        self.usd() * MONTH_SECONDS / seconds
     }
 }
 

@@ -1,13 +1,14 @@
 //! `voicebeatfs doctor`: everything that a mount rests on, looked at, with what to do about it.
 //!
 //! It changes nothing: what it tries on a disk is a file of its own, removed again, and the bucket is
-//! asked nothing that writes.
+//! asked nothing that writes, but for `--speed`, which removes its own objects.
 
 mod bucket;
 mod bytes;
 mod directories;
 mod machine;
 mod mounts;
+mod speed;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use self::speed::Speed;
 use super::{Failure, say};
 use crate::config::{Config, Effective, Inputs};
 use crate::control::StatusDocument;
@@ -31,6 +33,10 @@ pub struct DoctorArgs {
     /// as the disk does.
     #[arg(long)]
     pub verify: bool,
+    /// Also measures how fast bytes come from the bucket and go to it: sends at most 17 MB, fetches them
+    /// and removes them, and says before what that costs.
+    #[arg(long)]
+    pub speed: bool,
     /// Also writes FILE, for a report of a fault: the findings, the status of the mounts and the end of
     /// the log, without secrets.
     #[arg(long, value_name = "FILE")]
@@ -91,6 +97,8 @@ impl Finding {
 struct Diagnosis {
     version: &'static str,
     findings: Vec<Finding>,
+    /// What `--speed` has measured.
+    speed: Option<Speed>,
     settings: Vec<Effective>,
 }
 
@@ -111,11 +119,17 @@ pub fn run(args: &DoctorArgs, env_file: Option<PathBuf>) -> Result<(), Failure> 
     let config = Config::load(&inputs);
     let mut findings = machine::findings(config.as_ref().ok());
     findings.extend(settings(config.as_ref()));
+    let mut speed = None;
     if let Ok(config) = &config {
         findings.extend(directories::findings(config));
         findings.extend(bucket::findings(config));
         if args.verify {
             findings.extend(bytes::findings(config));
+        }
+        if args.speed {
+            let (measured, about_speed) = speed::findings(config);
+            speed = measured;
+            findings.extend(about_speed);
         }
     }
     let (mounts, about_mounts) = mounts::findings();
@@ -123,6 +137,7 @@ pub fn run(args: &DoctorArgs, env_file: Option<PathBuf>) -> Result<(), Failure> 
     let diagnosis = Diagnosis {
         version: env!("CARGO_PKG_VERSION"),
         findings,
+        speed,
         settings: in_effect(&inputs, config.as_ref().ok()),
     };
     let json = |error: serde_json::Error| Failure::Failed(error.to_string());
@@ -263,6 +278,7 @@ mod tests {
                 Finding::good("kernel", "6.18"),
                 Finding::problem("fuse", "no /dev/fuse", "modprobe fuse"),
             ],
+            speed: None,
             settings: Vec::new(),
         };
         assert_eq!(

@@ -55,6 +55,7 @@ pub fn run(args: &SetupArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
             json: args.json,
             bundle: None,
             verify: false,
+            speed: false,
         };
         doctor::run(&doctor, env_file.clone())?;
     }

@@ -10,7 +10,8 @@ use super::{
 /// A key of our own that is never written: asking for it tells rights, not content.
 const PROBE_KEY: &str = ".voicebeatfs/probe";
 
-pub(super) fn probe_key() -> Key {
+/// Returns that key.
+pub fn probe_key() -> Key {
     Key::new(PROBE_KEY).expect("the probe's key is short")
 }
 

@@ -267,9 +267,13 @@ const ROWS: &[Row] = &[
         command: "doctor",
         human: (&[], "settings in effect:"),
         json: Some((
-            &[],
+            &["--speed"],
             &[
                 "/version",
+                "/speed/answer_ms",
+                "/speed/slowest_answer_ms",
+                "/speed/sent_bytes_per_second",
+                "/speed/received_bytes_per_second",
                 "/findings/0/level",
                 "/findings/0/about",
                 "/findings/0/text",

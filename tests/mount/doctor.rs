@@ -217,3 +217,68 @@ fn a_bundle_has_what_a_report_needs_and_no_secret() {
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
     assert!(said.contains("bundle.json: File exists"), "{said}");
 }
+
+#[test]
+fn the_line_is_measured_for_what_was_said_before_and_nothing_is_left() {
+    let model = R2Model::start();
+    let mut machine = Mount::prepare(&[]);
+    for (name, value) in model_settings(&model) {
+        machine.set(&name, &value);
+    }
+    machine.write_env_file();
+    let speed = |machine: &Mount| {
+        let output = machine.run(&["doctor", "--speed", "--json"]);
+        let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (told, String::from_utf8(output.stderr).unwrap())
+    };
+    let about_speed = |told: &Value| {
+        let findings = told["findings"].as_array().unwrap().iter();
+        let of_speed = findings.filter(|finding| finding["about"] == "speed");
+        let line = |finding: &Value| format!("{} {}", finding["level"], finding["text"]);
+        of_speed.map(line).collect::<Vec<_>>()
+    };
+    machine.run(&["doctor", "--json"]);
+    let before = model.costs();
+    machine.run(&["doctor", "--json"]);
+    let plain = model.costs();
+    // Of a run that may still be under way elsewhere.
+    model.put(".voicebeatfs/speed/left", "left");
+    let (told, said) = speed(&machine);
+    assert!(
+        said.contains("speed: sends at most 17.0 MB") && said.contains("6 Class A and 15 Class B"),
+        "{said}"
+    );
+    let with_speed = model.costs();
+    let more = |of: fn(&r2_model::Costs) -> u64| {
+        (of(&with_speed) - of(&plain)) - (of(&plain) - of(&before))
+    };
+    assert_eq!((more(|c| c.class_a), more(|c| c.class_b)), (6, 15));
+    assert_eq!(model.keys(), [".voicebeatfs/speed/left"]);
+    assert!(told["speed"]["sent_bytes_per_second"].as_u64() > Some(0));
+    assert!(told["speed"]["received_bytes_per_second"].as_u64() > Some(0));
+    let list = about_speed(&told);
+    found(&list, "\"good\"", "the bucket gives");
+
+    // A slow line is told from its first 256 KiB, with what to do.
+    let slow = Fault::latency(std::time::Duration::from_millis(1500));
+    model.add_fault(FaultRule::new(slow).on(&[Operation::PutObject]));
+    let (told, _) = speed(&machine);
+    let list = about_speed(&told);
+    found(&list, "\"warning\"", "the bucket takes 1");
+    found(&list, "\"warning\"", "; eight tracks have 1.2 MB a second");
+    assert_eq!(model.keys(), [".voicebeatfs/speed/left"]);
+    model.clear_faults();
+
+    // A token that may only read has the answers timed.
+    model.add_token(Token::new(
+        "reader",
+        "reader-secret",
+        Permission::ObjectReadOnly,
+    ));
+    machine.set("R2_ACCESS_KEY_ID", "reader");
+    machine.set("R2_SECRET_ACCESS_KEY", "reader-secret");
+    machine.write_env_file();
+    let (told, _) = speed(&machine);
+    assert!(told["speed"]["sent_bytes_per_second"].is_null(), "{told}");
+    found(&about_speed(&told), "\"warning\"", "no right to write");
+}

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Runtime;
+
 use super::Finding;
 use crate::config::{Backend, Config, R2Settings};
 use crate::mount::r2_store;
@@ -16,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const ANSWERS: usize = 5;
 
 /// An answer that takes longer makes folders slow.
-const SLOW: Duration = Duration::from_millis(500);
+pub(super) const SLOW: Duration = Duration::from_millis(500);
 
 pub(super) fn findings(config: &Config) -> Vec<Finding> {
     let settings = match &config.backend {
@@ -26,19 +28,9 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
             return vec![Finding::good("bucket", text)];
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = match runtime {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            let text = format!("it cannot be asked: {error}");
-            return vec![Finding::problem(
-                "bucket",
-                text,
-                "raise the limits of this user",
-            )];
-        }
+        Err(finding) => return vec![finding],
     };
     let store = r2_store(settings, config);
     let asked = async { tokio::time::timeout(LIMIT, ask(&store, settings)).await };
@@ -61,6 +53,17 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
         )]
     });
     route.into_iter().chain(answer).collect()
+}
+
+/// Returns what waits for the bucket's answers.
+pub(super) fn runtime() -> Result<Runtime, Finding> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.map_err(|error| {
+        let text = format!("it cannot be asked: {error}");
+        Finding::problem("bucket", text, "raise the limits of this user")
+    })
 }
 
 async fn ask(store: &R2Store, settings: &R2Settings) -> StoreResult<Vec<Finding>> {
