@@ -112,7 +112,7 @@ class Client:
 class Mount:
     """A mount of the bucket with an empty cache, anew for each group."""
 
-    def __init__(self, folder, binary, bucket):
+    def __init__(self, folder, binary, bucket, settings="LIST_TTL_SECONDS=600\n"):
         self.folder, self.binary = pathlib.Path(folder), binary
         self.mountpoint = self.folder / "mnt"
         for name in ("mnt", "samples"):
@@ -121,7 +121,7 @@ class Mount:
         self.env_file.write_text(
             f"R2_ENDPOINT_URL={bucket.endpoint}\nR2_ACCOUNT_ID=bench\n"
             f"R2_ACCESS_KEY_ID={bucket.access_key}\nR2_SECRET_ACCESS_KEY={bucket.secret_key}\n"
-            f"R2_BUCKET_NAME={bucket.name}\nCACHE_MIN_FREE_BYTES=0\nLIST_TTL_SECONDS=600\n"
+            f"R2_BUCKET_NAME={bucket.name}\nCACHE_MIN_FREE_BYTES=0\n{settings}"
         )
         self.env_file.chmod(0o600)
         self.environment = None

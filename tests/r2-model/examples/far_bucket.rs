@@ -1,11 +1,12 @@
 //! Serves a bucket of large objects at the end of a long line, for benchmarks.
 //!
-//! usage: far_bucket [--big COUNT] [--tracks COUNT] [--delay-ms MS] [--connection-mbps N]
-//! [--total-mbps N]
+//! usage: far_bucket [--big COUNT] [--tracks COUNT] [--takes COUNT] [--delay-ms MS]
+//! [--connection-mbps N] [--total-mbps N]
 //!
-//! The bucket holds `projects/big-N.wav` of 256 MiB and `projects/track-N.wav` of 16 MiB. The first
-//! line it prints is the endpoint, the bucket and the two keys. For each line on its standard input
-//! it prints how many GETs there were since the last one, and for how many bytes they asked.
+//! The bucket holds `projects/big-N.wav` of 256 MiB, `projects/track-N.wav` of 16 MiB and
+//! `projects/take-N.wav` of 64 KiB. The first line it prints is the endpoint, the bucket and the two
+//! keys. For each line on its standard input it prints how many GETs there were since the last one,
+//! and for how many bytes they asked.
 
 use std::io::BufRead;
 use std::time::Duration;
@@ -15,9 +16,10 @@ use r2_model::{Line, LineOptions, Operation, R2Model, RequestRecord};
 
 const BIG_BYTES: usize = 256 << 20;
 const TRACK_BYTES: usize = 16 << 20;
+const TAKE_BYTES: usize = 64 << 10;
 
 fn main() {
-    let (mut big, mut tracks) = (12, 48);
+    let (mut big, mut tracks, mut takes) = (12, 48, 0);
     let mut options = LineOptions::default();
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
@@ -26,6 +28,7 @@ fn main() {
         match name.as_str() {
             "--big" => big = value,
             "--tracks" => tracks = value,
+            "--takes" => takes = value,
             "--delay-ms" => options.delay = Duration::from_millis(value),
             "--connection-mbps" => options.connection_rate = value * 1_000_000,
             "--total-mbps" => options.total_rate = value * 1_000_000,
@@ -38,9 +41,11 @@ fn main() {
     for number in 0..big {
         model.put(&format!("projects/big-{number}.wav"), bytes.clone());
     }
-    for number in 0..tracks {
-        let track = bytes.slice(..TRACK_BYTES);
-        model.put(&format!("projects/track-{number}.wav"), track);
+    for (name, count, length) in [("track", tracks, TRACK_BYTES), ("take", takes, TAKE_BYTES)] {
+        for number in 0..count {
+            let key = format!("projects/{name}-{number}.wav");
+            model.put(&key, bytes.slice(..length));
+        }
     }
     let line = Line::start(model.port(), options).expect("a line");
     println!(
