@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::attr::{Fh, Ino, Kind};
 use super::handle::{FileHandle, Handle};
@@ -12,6 +13,10 @@ use crate::cache::CacheFile;
 use crate::error::{FsError, FsResult};
 use crate::staging::{Edit, JournalError, StagedFile};
 use crate::store::{ETag, Key, Origin};
+
+/// So long after a read has waited in vain the next one of its handle does not wait: what a read-ahead
+/// did not bring, the kernel asks for once more, for one and the same caller.
+const IN_VAIN: Duration = Duration::from_secs(1);
 
 /// As many bytes are copied by one call of `copy_file_range` at most.
 const COPY_BYTES: usize = 4 << 20;
@@ -76,7 +81,18 @@ impl Fs {
                 buf.truncate(read);
                 Ok(buf)
             }
-            Bytes::Cached(cached) => Ok(cached.read(&file.stream, offset, len).await?),
+            Bytes::Cached(cached) => {
+                let lately = |at: Instant| self.clock.instant() < at + IN_VAIN;
+                if file.gave_up_at.lock().is_some_and(lately) {
+                    return Err(FsError::DeadlineExceeded);
+                }
+                let read = cached.read(&file.stream, offset, len).await;
+                let read = read.map_err(FsError::from);
+                if read.as_ref().is_err_and(FsError::is_outage) {
+                    *file.gave_up_at.lock() = Some(self.clock.instant());
+                }
+                read
+            }
         }
     }
 

@@ -145,6 +145,7 @@ impl Fs {
             writes,
             direct: matches!(io, IoChoice::PassthroughDirect(_)),
             stream: ReadStream::default(),
+            gave_up_at: Default::default(),
         };
         Opened {
             fh: self.handles.insert(Handle::File(handle)),

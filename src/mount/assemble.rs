@@ -45,6 +45,9 @@ use crate::uploader::{UploadOptions, Uploader};
 /// deadline, so that the copy still counts.
 const READ_RETRIES_BEFORE_FALLBACK: Duration = Duration::from_secs(1);
 
+/// The part of a caller's deadline in which a read is tried again.
+const RETRIES_PART: u32 = 3;
+
 /// How often those who wait for the queue look at it.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -203,6 +206,9 @@ fn make_stores(
         warnings.push(alerts::NO_RIGHT_TO_WRITE.to_owned());
     }
     let mut policy = RetryPolicy::default();
+    // The last try may take all the time that one may take.
+    let retries = config.request_deadline / RETRIES_PART;
+    policy.reads = policy.reads.min(retries);
     if config.fallback_dir.is_some() {
         policy.reads = READ_RETRIES_BEFORE_FALLBACK;
     }

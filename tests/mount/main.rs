@@ -24,6 +24,7 @@ mod metrics;
 mod moved;
 mod open_for_hours;
 mod orphans;
+mod outage;
 mod passthrough;
 mod posix;
 mod programs;
