@@ -4,11 +4,13 @@
 //! wait for the bucket goes on as a task on the runtime, which owns the reply; every such wait
 //! ends at a deadline of its own. `Fuse::answer` is the one place where the lane is chosen.
 
+mod capabilities;
 mod crew;
 mod decode;
 mod device;
 mod lanes;
 mod reply;
+mod timed;
 mod xattr;
 
 use std::cell::RefCell;
@@ -16,15 +18,16 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 pub use device::DeviceRegistrar;
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    INodeNo, InitFlags, KernelConfig, LockOwner, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    INodeNo, KernelConfig, LockOwner, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, Version, WriteFlags,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle as Runtime;
 
@@ -33,16 +36,8 @@ use self::decode::{caller, data, empty, time, written};
 use self::reply::errno;
 use crate::fs::attr::{Fh, Ino, SetAttr};
 use crate::fs::{Fs, OpenFlags};
+use crate::metrics::FileOperations;
 
-/// The largest write that the kernel is asked to send, in bytes: large enough that the round trip
-/// does not count, and FUSE's own limit for reads on common kernels.
-const MAX_WRITE_BYTES: u32 = 1 << 20;
-/// How many requests the kernel may have under way in the background (read-ahead, asynchronous
-/// I/O): enough for a session of many tracks.
-const MAX_BACKGROUND: u16 = 128;
-/// The protocol of the first kernel (Linux 6.14) that is known to drop the pages that others hold of
-/// what is written past them, also when they are read while the write runs.
-const DIRECT_WRITES_SINCE: Version = Version(7, 42);
 /// The longest name, in bytes.
 const NAME_MAX: u32 = 255;
 
@@ -50,7 +45,8 @@ const NAME_MAX: u32 = 255;
 pub struct Fuse {
     fs: Arc<Fs>,
     runtime: Runtime,
-    passthrough: Arc<std::sync::atomic::AtomicBool>,
+    passthrough: Arc<AtomicBool>,
+    operations: FileOperations,
     crew: Crew,
 }
 
@@ -61,16 +57,18 @@ thread_local! {
 
 impl Fuse {
     /// Returns the adapter. `passthrough` says whether the kernel is asked for it; afterwards it
-    /// says whether the kernel has it.
+    /// says whether the kernel has it. The times of `operations` are counted.
     pub fn new(
         fs: Arc<Fs>,
         runtime: Runtime,
-        passthrough: Arc<std::sync::atomic::AtomicBool>,
+        passthrough: Arc<AtomicBool>,
+        operations: FileOperations,
     ) -> Fuse {
         Fuse {
             fs,
             runtime,
             passthrough,
+            operations,
             crew: Crew::new(),
         }
     }
@@ -78,30 +76,7 @@ impl Fuse {
 
 impl Filesystem for Fuse {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        use std::sync::atomic::Ordering;
-        for wanted in [
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            // Pages stay until we say so: our own writes move the modification time all the time.
-            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-            // Else the kernel asks for capabilities before every single write.
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-        ] {
-            // What an older kernel lacks it does without.
-            let _ = config.add_capabilities(wanted);
-        }
-        let _ = config.set_max_write(MAX_WRITE_BYTES);
-        let _ = config.set_max_background(MAX_BACKGROUND);
-        if config.kernel_abi() >= DIRECT_WRITES_SINCE {
-            self.fs.allow_direct_writes();
-        }
-        let wanted = self.passthrough.load(Ordering::Relaxed);
-        let granted = wanted
-            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
-            && config.set_max_stack_depth(1).is_ok();
-        self.passthrough.store(granted, Ordering::Relaxed);
+        self.negotiate(config);
         Ok(())
     }
 
@@ -122,7 +97,7 @@ impl Filesystem for Fuse {
 
     fn getattr(&self, _: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         // Inline.
-        let _turn = self.crew.begin();
+        let _turn = self.begin("getattr");
         let result = self.fs.getattr(Ino(ino.0), fh.map(|fh| Fh(fh.0)));
         self.attr(reply)(result.map_err(|error| errno("getattr", ino.0, &error)));
     }
@@ -165,6 +140,7 @@ impl Filesystem for Fuse {
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
         // Inline: links are local.
+        let _turn = self.begin("readlink");
         match self.fs.readlink(Ino(ino.0)) {
             Ok(target) => reply.data(std::os::unix::ffi::OsStrExt::as_bytes(&*target)),
             Err(error) => reply.error(errno("readlink", ino.0, &error)),
@@ -229,6 +205,7 @@ impl Filesystem for Fuse {
         reply: ReplyEntry,
     ) {
         // Inline: local trees only.
+        let _turn = self.begin("symlink");
         let result = self
             .fs
             .symlink(Ino(parent.0), name, target.as_os_str(), caller(request));
@@ -264,6 +241,7 @@ impl Filesystem for Fuse {
         reply: ReplyEntry,
     ) {
         // Inline: local trees only.
+        let _turn = self.begin("link");
         let result = self.fs.link(Ino(ino.0), Ino(new_parent.0), new_name);
         self.entry(reply)(result.map_err(|error| errno("link", ino.0, &error)));
     }
@@ -320,7 +298,7 @@ impl Filesystem for Fuse {
         reply: ReplyData,
     ) {
         // Inline from staged or cached bytes; remote for missing ones.
-        let _turn = self.crew.begin();
+        let mut turn = self.begin("read");
         let (fh, size) = (Fh(fh.0), size as usize);
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < size {
@@ -330,6 +308,7 @@ impl Filesystem for Fuse {
                 Some(Ok(read)) => reply.data(&buffer[..read]),
                 Some(Err(error)) => reply.error(errno("read", ino.0, &error)),
                 None => {
+                    turn.goes_on();
                     let fs = self.fs.clone();
                     let future = async move { fs.read(fh, offset, size).await };
                     self.answer("read", ino.0, future, data(reply));
@@ -351,7 +330,7 @@ impl Filesystem for Fuse {
         reply: ReplyWrite,
     ) {
         // Inline; remote for the first write to a file whose bytes are not all here.
-        let _turn = self.crew.begin();
+        let mut turn = self.begin("write");
         let fh = Fh(fh.0);
         let page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
@@ -363,6 +342,7 @@ impl Filesystem for Fuse {
             Some(Ok(written)) => reply.written(written as u32),
             Some(Err(error)) => reply.error(errno("write", ino.0, &error)),
             None => {
+                turn.goes_on();
                 let (fs, data) = (self.fs.clone(), data.to_vec());
                 let future = async move { fs.write_when_here(fh, offset, &data).await };
                 self.answer("write", ino.0, future, written(reply));
@@ -395,7 +375,7 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         // Inline: memory only.
-        let _turn = self.crew.begin();
+        let _turn = self.begin("release");
         let _runtime = self.runtime.enter();
         self.fs.release(Fh(fh.0));
         reply.ok();
@@ -403,7 +383,7 @@ impl Filesystem for Fuse {
 
     fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         // Inline: the local disk only.
-        let turn = self.crew.begin();
+        let turn = self.begin("fsync");
         turn.will_wait();
         let result = self.fs.fsync(Fh(fh.0), datasync);
         empty(reply)(result.map_err(|error| errno("fsync", ino.0, &error)));
@@ -474,7 +454,7 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         // Inline: the local disk only.
-        let turn = self.crew.begin();
+        let turn = self.begin("fsyncdir");
         turn.will_wait();
         let result = self.fs.fsyncdir(Ino(ino.0));
         empty(reply)(result.map_err(|error| errno("fsyncdir", ino.0, &error)));
@@ -482,7 +462,7 @@ impl Filesystem for Fuse {
 
     fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
         // Inline.
-        let _turn = self.crew.begin();
+        let _turn = self.begin("statfs");
         match self.fs.statfs(Ino(ino.0)) {
             Ok(space) => reply.statfs(
                 space.blocks,
@@ -592,6 +572,7 @@ impl Filesystem for Fuse {
         reply: ReplyLseek,
     ) {
         // Inline: only SEEK_DATA and SEEK_HOLE come here.
+        let _turn = self.begin("lseek");
         match self.fs.lseek(Fh(fh.0), offset, whence) {
             Ok(offset) => reply.offset(offset),
             Err(error) => reply.error(errno("lseek", ino.0, &error)),

@@ -1,9 +1,11 @@
 //! What is counted, in one place.
 
+mod file_operations;
 mod requests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use file_operations::FileOperations;
 pub use requests::Requests;
 
 /// R2's price of a million Class A operations (Standard storage), in dollars (R2: pricing).

@@ -55,6 +55,9 @@ impl Exposition {
             )?;
             page.0.register(Box::new(requests))?;
         }
+        if let Some(operations) = self.source.file_operations() {
+            page.0.register(Box::new(operations))?;
+        }
         TextEncoder::new().encode_to_string(&page.0.gather())
     }
 

@@ -42,7 +42,7 @@ use self::queue::{ConflictEntry, OrphanEntry, Queue};
 use self::share::{Refreshed, Shared};
 use self::trash::{Restored, Trash};
 use self::verify::Verified;
-use crate::metrics::Requests;
+use crate::metrics::{FileOperations, Requests};
 use crate::store::Key;
 
 pub use status::{
@@ -68,8 +68,13 @@ pub trait StatusSource: Send + Sync {
     /// Returns what is known now, without asking the bucket.
     fn report(&self) -> Report;
 
-    /// Returns times and failures of the requests to the bucket, if they are counted.
+    /// Returns times, failures and repetitions of the requests to the bucket, if they are counted.
     fn requests(&self) -> Option<Requests> {
+        None
+    }
+
+    /// Returns the times of the file system's operations, if they are counted.
+    fn file_operations(&self) -> Option<FileOperations> {
         None
     }
 

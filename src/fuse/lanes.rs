@@ -18,7 +18,7 @@ impl Fuse {
         F: Future<Output = FsResult<T>> + Send + 'static,
         R: FnOnce(Result<T, Errno>) + Send + 'static,
     {
-        let _turn = self.crew.begin();
+        let mut turn = self.begin(op);
         let _runtime = self.runtime.enter();
         let mut future = Box::pin(future);
         match future
@@ -27,8 +27,11 @@ impl Fuse {
         {
             Poll::Ready(result) => reply(result.map_err(|error| errno(op, ino, &error))),
             Poll::Pending => {
+                turn.goes_on();
+                let (operations, begun) = (self.operations.clone(), turn.begun());
                 self.runtime.spawn(async move {
                     reply(future.await.map_err(|error| errno(op, ino, &error)));
+                    operations.count(op, begun.elapsed());
                 });
             }
         }

@@ -1,4 +1,4 @@
-//! How long requests to the bucket take, and how many fail.
+//! How long requests to the bucket take, how many fail, and how many are repeated.
 
 use std::time::Duration;
 
@@ -22,13 +22,14 @@ const WRITES: [&str; 6] = [
     "copy",
 ];
 
-/// Times and failures of requests, by what is asked.
+/// Times, failures and repetitions of requests, by what is asked.
 ///
 /// A clone shares the counts.
 #[derive(Clone, Debug)]
 pub struct Requests {
     seconds: HistogramVec,
     failures: IntCounterVec,
+    retries: IntCounterVec,
 }
 
 impl Default for Requests {
@@ -42,10 +43,15 @@ impl Default for Requests {
             "request_failures_total",
             "Requests to the bucket that failed, by operation; what may pass is tried again.",
         );
-        // Both refuse only names that are not well formed.
+        let retries = Opts::new(
+            "request_retries_total",
+            "Requests to the bucket that were sent again soon after a failure, by operation.",
+        );
+        // All refuse only names that are not well formed.
         Requests {
             seconds: HistogramVec::new(seconds, &["operation"]).expect("a well-formed name"),
             failures: IntCounterVec::new(failures, &["operation"]).expect("a well-formed name"),
+            retries: IntCounterVec::new(retries, &["operation"]).expect("a well-formed name"),
         }
     }
 }
@@ -60,6 +66,11 @@ impl Requests {
         }
     }
 
+    /// Counts one request that is sent again.
+    pub fn count_retry(&self, operation: &str) {
+        self.retries.with_label_values(&[operation]).inc();
+    }
+
     /// Returns how many writes have failed.
     pub fn failed_writes(&self) -> u64 {
         let failed = |operation| self.failures.with_label_values(&[operation]).get();
@@ -69,11 +80,21 @@ impl Requests {
 
 impl Collector for Requests {
     fn desc(&self) -> Vec<&Desc> {
-        [self.seconds.desc(), self.failures.desc()].concat()
+        [
+            self.seconds.desc(),
+            self.failures.desc(),
+            self.retries.desc(),
+        ]
+        .concat()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        [self.seconds.collect(), self.failures.collect()].concat()
+        [
+            self.seconds.collect(),
+            self.failures.collect(),
+            self.retries.collect(),
+        ]
+        .concat()
     }
 }
 

@@ -32,7 +32,7 @@ use crate::control::{
 use crate::fs::pins::Keeper;
 use crate::fs::{Fs, FsOptions, FsParts, LocalCopies, SnapshotOptions};
 use crate::fuse::{DeviceRegistrar, Fuse};
-use crate::metrics::{Operations, Requests};
+use crate::metrics::{FileOperations, Operations, Requests};
 use crate::staging::{Identity, JournalError, Seq, Staging};
 use crate::store::counted::CountedStore;
 use crate::store::fallback::{FallbackStore, HiddenKeys, UploadView};
@@ -133,12 +133,14 @@ pub(super) fn assemble(
         runtime,
     );
     let passthrough = Arc::new(AtomicBool::new(config.passthrough));
+    let file_operations = FileOperations::default();
     let service = Running {
         fs: fs.clone(),
         cache,
         staging,
         uploader,
         operations,
+        file_operations: file_operations.clone(),
         passthrough: passthrough.clone(),
         sharing,
         keeper: Arc::new(keeper),
@@ -146,7 +148,7 @@ pub(super) fn assemble(
         read_only: options.read_only || !may_write,
         started: Instant::now(),
     };
-    let filesystem = Fuse::new(fs, runtime.clone(), passthrough);
+    let filesystem = Fuse::new(fs, runtime.clone(), passthrough, file_operations);
     Ok(Parts {
         filesystem,
         read_only: !may_write,
@@ -213,7 +215,8 @@ fn make_stores(
         policy.reads = READ_RETRIES_BEFORE_FALLBACK;
     }
     let counted = Arc::new(CountedStore::new(bucket, operations.clone()));
-    let retried = RetryStore::new(counted, policy, clock.clone(), Arc::new(SystemSleeper));
+    let retried = RetryStore::new(counted, policy, clock.clone(), Arc::new(SystemSleeper))
+        .counting(operations.requests().clone());
     let retried: Arc<dyn ObjectStore> = Arc::new(retried);
     let Some(dir) = &config.fallback_dir else {
         return Ok(Stores {
@@ -281,6 +284,7 @@ struct Running {
     staging: Arc<Staging>,
     uploader: Arc<Uploader>,
     operations: Arc<Operations>,
+    file_operations: FileOperations,
     /// Whether the kernel has passthrough, known when it has mounted.
     passthrough: Arc<AtomicBool>,
     sharing: Option<Sharing>,
@@ -366,6 +370,10 @@ impl StatusSource for Running {
 
     fn requests(&self) -> Option<Requests> {
         Some(self.operations.requests().clone())
+    }
+
+    fn file_operations(&self) -> Option<FileOperations> {
+        Some(self.file_operations.clone())
     }
 
     fn queue(&self) -> Queue {

@@ -28,6 +28,7 @@ use super::{
     StoreError, StoreResult, Upload, WriteCondition,
 };
 use crate::clock::SharedClock;
+use crate::metrics::Requests;
 
 /// An answer that has not come after so long counts as missing when its caller gives up.
 const IN_VAIN: Duration = Duration::from_secs(1);
@@ -113,6 +114,7 @@ pub struct RetryStore {
     clock: SharedClock,
     sleeper: Arc<dyn Sleeper>,
     breaker: Arc<Breaker>,
+    requests: Requests,
 }
 
 /// A try under way. Dropped without an answer after a while, it counts as one that got none: who
@@ -158,7 +160,13 @@ impl RetryStore {
             clock,
             sleeper,
             breaker: Arc::default(),
+            requests: Requests::default(),
         }
+    }
+
+    /// Counts there what is sent again.
+    pub fn counting(self, requests: Requests) -> RetryStore {
+        RetryStore { requests, ..self }
     }
 
     fn note_answer(&self) {
@@ -223,9 +231,10 @@ impl RetryStore {
             if waited + pause > patience || self.refuses(class) {
                 return Err(error);
             }
-            let (verb, key) = what;
-            log::debug!("{verb} {key:?} failed, again in {pause:?}: {error}");
+            let (operation, key) = what;
+            log::debug!("{operation} of {key:?} failed, again in {pause:?}: {error}");
             self.sleeper.sleep(pause).await;
+            self.requests.count_retry(operation);
         }
         unreachable!("the loop ends with the patience")
     }
@@ -258,25 +267,25 @@ impl ObjectStore for RetryStore {
     }
 
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {
-        let what = ("HEAD", key.as_str());
+        let what = ("head", key.as_str());
         let send = || self.inner.head(key, condition.clone());
         self.retry(Class::Read, what, send).await
     }
 
     async fn get(&self, request: GetRequest) -> StoreResult<GetResponse> {
-        let what = ("GET", request.key.as_str());
+        let what = ("get", request.key.as_str());
         let send = || self.inner.get(request.clone());
         self.retry(Class::Read, what, send).await
     }
 
     async fn put(&self, request: PutRequest) -> StoreResult<ETag> {
-        let what = ("PUT", request.key.as_str());
+        let what = ("put", request.key.as_str());
         let send = || self.inner.put(request.clone());
         self.retry(Class::Once, what, send).await
     }
 
     async fn create_multipart(&self, key: &Key, headers: ObjectHeaders) -> StoreResult<Upload> {
-        let what = ("the start of an upload to", key.as_str());
+        let what = ("create_multipart", key.as_str());
         let send = || self.inner.create_multipart(key, headers.clone());
         self.retry(Class::Once, what, send).await
     }
@@ -288,7 +297,7 @@ impl ObjectStore for RetryStore {
         body: Bytes,
         md5: Md5,
     ) -> StoreResult<ETag> {
-        let what = ("a part of", upload.key.as_str());
+        let what = ("upload_part", upload.key.as_str());
         let send = || self.inner.upload_part(upload, number, body.clone(), md5);
         self.retry(Class::Repeatable, what, send).await
     }
@@ -300,7 +309,7 @@ impl ObjectStore for RetryStore {
         source: &ObjectVersion,
         range: Range<u64>,
     ) -> StoreResult<ETag> {
-        let what = ("a part of", upload.key.as_str());
+        let what = ("upload_part_copy", upload.key.as_str());
         let send = || {
             self.inner
                 .upload_part_copy(upload, number, source, range.clone())
@@ -309,7 +318,7 @@ impl ObjectStore for RetryStore {
     }
 
     async fn list_parts(&self, upload: &Upload) -> StoreResult<BTreeMap<PartNumber, HeldPart>> {
-        let what = ("the parts of", upload.key.as_str());
+        let what = ("list_parts", upload.key.as_str());
         let send = || self.inner.list_parts(upload);
         self.retry(Class::Read, what, send).await
     }
@@ -320,7 +329,7 @@ impl ObjectStore for RetryStore {
         parts: &[ETag],
         condition: WriteCondition,
     ) -> StoreResult<ETag> {
-        let what = ("the completion of", upload.key.as_str());
+        let what = ("complete_multipart", upload.key.as_str());
         let send = || {
             self.inner
                 .complete_multipart(upload, parts, condition.clone())
@@ -329,25 +338,25 @@ impl ObjectStore for RetryStore {
     }
 
     async fn abort_multipart(&self, upload: &Upload) -> StoreResult<()> {
-        let what = ("the end of an upload to", upload.key.as_str());
+        let what = ("abort_multipart", upload.key.as_str());
         let send = || self.inner.abort_multipart(upload);
         self.retry(Class::Repeatable, what, send).await
     }
 
     async fn copy(&self, request: CopyRequest) -> StoreResult<ETag> {
-        let what = ("a copy to", request.destination.as_str());
+        let what = ("copy", request.destination.as_str());
         let send = || self.inner.copy(request.clone());
         self.retry(Class::Once, what, send).await
     }
 
     async fn delete(&self, key: &Key) -> StoreResult<()> {
-        let what = ("DELETE", key.as_str());
+        let what = ("delete", key.as_str());
         let send = || self.inner.delete(key);
         self.retry(Class::Once, what, send).await
     }
 
     async fn list(&self, request: ListRequest) -> StoreResult<ListPage> {
-        let what = ("LIST", request.prefix.as_str());
+        let what = ("list", request.prefix.as_str());
         let send = || self.inner.list(request.clone());
         self.retry(Class::Read, what, send).await
     }

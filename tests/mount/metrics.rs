@@ -114,6 +114,10 @@ fn the_metrics_are_those_of_the_status_over_http_and_in_the_file() {
     assert_eq!(found["voicebeatfs_cache_hits_total"], 2.0);
     let puts = found["voicebeatfs_request_seconds_count{operation=\"put\"}"];
     assert_eq!(puts, 1.0);
+    for kind in ["lookup", "open", "create", "write", "release"] {
+        let count = format!("voicebeatfs_file_operation_seconds_count{{operation=\"{kind}\"}}");
+        assert!(found.get(&count) >= Some(&1.0), "{kind}: {found:#?}");
+    }
     assert!(ask(port, "GET /").starts_with("HTTP/1.1 404"));
     assert!(ask(port, "POST /metrics").starts_with("HTTP/1.1 405"));
     assert!(ask(port, "nonsense").starts_with("HTTP/1.1 400"));
@@ -142,7 +146,11 @@ fn check_what_is_shipped(found: &BTreeMap<String, f64>) {
         for word in words.filter(|word| word.starts_with("voicebeatfs_")) {
             seen += 1;
             // They appear with the first of their kind.
-            let later = ["voicebeatfs_request_failures_total", "voicebeatfs_trash_"];
+            let later = [
+                "voicebeatfs_request_failures_total",
+                "voicebeatfs_request_retries_total",
+                "voicebeatfs_trash_",
+            ];
             let known = names
                 .iter()
                 .any(|name| *name == word || name.strip_suffix("_bucket") == Some(word));
@@ -187,6 +195,40 @@ fn failed_uploads_raise_the_alert() {
         told.contains("alert             failed uploads increase: "),
         "{told}"
     );
+}
+
+#[test]
+fn repeated_requests_and_slow_operations_are_counted() {
+    let model = R2Model::start();
+    model.put("segments/theirs.wav", vec![1; 300_000]);
+    let port = free_port();
+    let settings = [("METRICS_ADDR", &port.to_string()[..])];
+    let mount = Mount::with(&model, &settings);
+    fs::read_dir(mount.path("segments")).unwrap().count();
+    let slow = Fault::latency(std::time::Duration::from_millis(300));
+    model.add_fault(FaultRule::new(slow).on(&[Operation::GetObject]));
+    let again = Fault::too_many_requests(None);
+    model.add_fault(FaultRule::new(again).on(&[Operation::PutObject]).up_to(2));
+    fs::read(mount.path("segments/theirs.wav")).unwrap();
+    fs::write(mount.path("layers/ours.wav"), [2; 10_000]).unwrap();
+    mount.wait_uploaded();
+    let found = samples(&scrape(port), &mount);
+    let puts = found["voicebeatfs_request_retries_total{operation=\"put\"}"];
+    assert_eq!(puts, 2.0);
+    // The one that waited for the bucket is in the classes above its time, and counted once.
+    let reads = |name: &str| {
+        let of_kind = found.iter().filter(|(label, _)| {
+            label.starts_with("voicebeatfs_file_operation_seconds") && label.contains("\"read\"")
+        });
+        let mut wanted = of_kind.filter(|(label, _)| label.contains(name));
+        *wanted
+            .next()
+            .unwrap_or_else(|| panic!("{name}: {found:#?}"))
+            .1
+    };
+    assert!(reads("seconds_sum") >= 0.25, "{found:#?}");
+    assert!(reads("le=\"0.25\"") < reads("seconds_count"), "{found:#?}");
+    assert_eq!(reads("seconds_count"), found["voicebeatfs_reads_total"]);
 }
 
 #[test]
