@@ -58,7 +58,7 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -184,6 +184,8 @@ pub struct Fs {
     projects: Arc<projects::Projects>,
     registrar: OnceLock<Arc<dyn Registrar>>,
     signer: OnceLock<Arc<dyn xattr::Signer>>,
+    /// Who keeps the pins, and hears of renames.
+    keeper: OnceLock<Weak<pins::Keeper>>,
     notes: OnceLock<std::sync::mpsc::Sender<KernelNote>>,
     last_failure: Mutex<Option<Instant>>,
     /// Folders whose times have moved and are not kept yet.
@@ -252,6 +254,7 @@ impl Fs {
             projects: Arc::default(),
             registrar: OnceLock::new(),
             signer: OnceLock::new(),
+            keeper: OnceLock::new(),
             notes: OnceLock::new(),
             last_failure: Mutex::default(),
             touched: Mutex::default(),

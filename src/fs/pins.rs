@@ -4,7 +4,9 @@
 //! which anybody may remove at any time. The task lists the pinned folders again and again, so that
 //! a pin follows what others put there; the cache keeps from eviction what lies below a pin.
 
-use std::collections::BTreeMap;
+mod renamed;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,16 +90,22 @@ pub(super) struct Survey {
     /// Also what needs not be brought, since it is staged.
     fill: Fill,
     pub(super) missing: Vec<Wanted>,
+    /// Where the bytes are of what was renamed here, as long as the bucket has not: keys, and folders.
+    elsewhere: Vec<String>,
 }
 
 /// The pins of one mount.
 pub struct Keeper {
     fs: Arc<Fs>,
     path: PathBuf,
-    /// One change of the pins at a time, over the bucket's answers and the write of the file.
+    /// One pin or unpin at a time, over the bucket's answers.
     changing: tokio::sync::Mutex<()>,
-    /// By path, with what was last found there.
+    /// Held while the file is written: it must not go back to older pins.
+    writing: Mutex<()>,
+    /// By path, with what was last found there. Taken after `writing`.
     pins: Mutex<BTreeMap<String, Fill>>,
+    /// Keys and folders that hold the bytes of pins under other names. Taken after `pins`.
+    elsewhere: Mutex<BTreeSet<String>>,
     changed: Notify,
 }
 
@@ -173,7 +181,9 @@ impl Keeper {
             fs,
             path,
             changing: tokio::sync::Mutex::default(),
+            writing: Mutex::default(),
             pins: Mutex::new(pins.collect()),
+            elsewhere: Mutex::default(),
             changed: Notify::new(),
         })
     }
@@ -197,10 +207,7 @@ impl Keeper {
         let mut added = Vec::new();
         for path in self.fs.bucket_paths(paths)? {
             let survey = self.survey(&path).await?;
-            pins.retain(|pin, _| !is_within(pin, &path));
-            if !pins.keys().any(|pin| is_within(&path, pin)) {
-                pins.insert(path.clone(), survey.fill.clone());
-            }
+            add(&mut pins, &path, &survey.fill);
             added.push((path, survey.fill));
         }
         if pins.len() > MAX_PINS {
@@ -209,7 +216,10 @@ impl Keeper {
         let mut sum = Fill::default();
         pins.values().for_each(|fill| sum.add(fill));
         self.fs.check_room(&sum)?;
-        self.keep(pins)?;
+        self.keep(|pins| {
+            let each = added.iter();
+            each.for_each(|(path, fill)| add(pins, path, fill));
+        })?;
         Ok(added)
     }
 
@@ -219,25 +229,52 @@ impl Keeper {
     /// When that cannot be kept.
     pub async fn unpin(&self, paths: &[String]) -> Result<Vec<String>, PinError> {
         let _one_at_a_time = self.changing.lock().await;
-        let mut pins = self.pins.lock().clone();
-        let before: Vec<String> = pins.keys().cloned().collect();
-        for path in paths {
-            let path = path_of(path);
-            pins.retain(|pin, _| !is_within(pin, &path));
-        }
-        let gone = before.into_iter().filter(|pin| !pins.contains_key(pin));
-        let gone = gone.collect();
-        self.keep(pins)?;
+        let mut gone = Vec::new();
+        self.keep(|pins| {
+            for path in paths {
+                let path = path_of(path);
+                let unpinned = pins.extract_if(.., |pin, _| is_within(pin, &path));
+                gone.extend(unpinned.map(|(pin, _)| pin));
+            }
+        })?;
+        gone.sort();
         Ok(gone)
     }
 
-    fn keep(&self, pins: BTreeMap<String, Fill>) -> io::Result<()> {
+    /// Changes the pins, on the disk and then here.
+    fn keep(&self, change: impl FnOnce(&mut BTreeMap<String, Fill>)) -> io::Result<()> {
+        let _writing = self.writing.lock();
+        let mut pins = self.pins.lock().clone();
+        change(&mut pins);
         let paths: Vec<&String> = pins.keys().collect();
         disk::write_atomic(&self.path, &serde_json::to_vec_pretty(&paths)?)?;
-        self.fs.cache.set_pinned(pins.keys().cloned());
         *self.pins.lock() = pins;
+        self.tell_cache();
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// Has the cache hold what is pinned, under all its names.
+    fn tell_cache(&self) {
+        let pins = self.pins.lock();
+        let elsewhere = self.elsewhere.lock();
+        let held = pins.keys().chain(elsewhere.iter());
+        self.fs.cache.set_pinned(held.cloned());
+    }
+
+    /// Notes where bytes of pins lie under other names, from a look at all pins.
+    fn note_elsewhere(&self, found: BTreeSet<String>, is_all: bool) {
+        let mut elsewhere = self.elsewhere.lock();
+        let before = elsewhere.clone();
+        match is_all {
+            true => *elsewhere = found,
+            false => elsewhere.extend(found),
+        }
+        let changed = *elsewhere != before;
+        drop(elsewhere);
+        if changed {
+            self.tell_cache();
+        }
     }
 
     /// Brings files and folders into the cache, when nobody else needs the line, and returns when
@@ -277,9 +314,10 @@ impl Keeper {
         files.buffer_unordered(FILES_AT_ONCE).collect::<()>().await;
     }
 
-    /// Starts the task that keeps what is pinned here.
+    /// Starts the task that keeps what is pinned here, and follows renames.
     pub fn spawn(self: &Arc<Self>) {
         let keeper = Arc::downgrade(self);
+        self.fs.attach_keeper(keeper.clone());
         self.fs.runtime.spawn(async move {
             // Without pins it asks for nothing; it ends with the last holder of the keeper.
             while let Some(keeper) = keeper.upgrade() {
@@ -299,14 +337,18 @@ impl Keeper {
     async fn round(&self, paths: Vec<String>) {
         let pause = self.fs.options.list_ttl.max(LEAST_PAUSE);
         let mut missing = Vec::new();
+        let (mut elsewhere, mut is_all) = (BTreeSet::new(), true);
         for path in paths {
             let found = self.survey(&path).await;
+            is_all &= found.is_ok();
             let found = found.map(|survey| {
                 missing.extend(survey.missing);
+                elsewhere.extend(survey.elsewhere);
                 survey.fill
             });
             self.note(&path, found);
         }
+        self.note_elsewhere(elsewhere, is_all);
         let mut sum = Fill::default();
         self.pins.lock().values().for_each(|fill| sum.add(fill));
         if let Err(error) = self.fs.check_room(&sum) {
@@ -405,13 +447,16 @@ impl Fs {
         let below = format!("{path}/");
         for record in self.journal().records_below(&below) {
             match record.change {
-                Change::Copy { source, size, .. } => self.want(source, size, survey),
+                Change::Copy { source, size, .. } => self.want_renamed(source, size, survey),
                 Change::Put { .. } => survey.is_here(record.change.length()),
                 Change::Folder { .. } | Change::Delete(_) => {}
             }
         }
         let moves = self.journal().moves();
         for lower in moves.lowers(&below) {
+            if lower.prefix != below {
+                survey.elsewhere.push(path_of(&lower.prefix));
+            }
             let mut request = ListRequest {
                 prefix: lower.prefix,
                 ..ListRequest::default()
@@ -442,7 +487,7 @@ impl Fs {
     /// The same for a file; whether it is one.
     pub(super) async fn survey_file(&self, key: &Key, survey: &mut Survey) -> StoreResult<bool> {
         match self.journal().record(key).map(|record| record.change) {
-            Some(Change::Copy { source, size, .. }) => self.want(source, size, survey),
+            Some(Change::Copy { source, size, .. }) => self.want_renamed(source, size, survey),
             Some(change @ Change::Put { .. }) => survey.is_here(change.length()),
             Some(Change::Folder { .. } | Change::Delete(_)) => return Ok(false),
             None => match self.store.head(key, ReadCondition::None).await {
@@ -452,6 +497,11 @@ impl Fs {
             },
         }
         Ok(true)
+    }
+
+    fn want_renamed(&self, source: ObjectVersion, size: u64, survey: &mut Survey) {
+        survey.elsewhere.push(path_of(source.key.as_str()));
+        self.want(source, size, survey);
     }
 
     pub(super) fn want(&self, version: ObjectVersion, size: u64, survey: &mut Survey) {
@@ -494,6 +544,14 @@ impl Survey {
         self.fill.bytes += bytes;
         self.fill.held_files += 1;
         self.fill.held_bytes += bytes;
+    }
+}
+
+/// Adds a pin, which takes the place of those below it, unless it lies below another.
+fn add(pins: &mut BTreeMap<String, Fill>, path: &str, fill: &Fill) {
+    pins.retain(|pin, _| !is_within(pin, path));
+    if !pins.keys().any(|pin| is_within(path, pin)) {
+        pins.insert(path.to_owned(), fill.clone());
     }
 }
 

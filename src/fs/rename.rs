@@ -53,13 +53,32 @@ impl Fs {
         if from.0 == to.0 && fold(from.1) == fold(to.1) {
             return self.respell(from, to.1);
         }
-        if flags & libc::RENAME_EXCHANGE != 0 {
-            return match (kind, self.kind_of(to)) {
-                (_, None) => Err(FsError::NotFound),
-                (Kind::File, Some(Kind::File)) => self.exchange_files(from, to),
-                _ => Err(FsError::InvalidArgument("only files can change names")),
-            };
+        let exchange = flags & libc::RENAME_EXCHANGE != 0;
+        let pins = self.follow_pins(from, to, exchange);
+        let renamed = match exchange {
+            true => self.exchange(from, to, kind),
+            false => self.replace(from, to, kind).await,
+        };
+        if let Some(pins) = pins {
+            pins.end(renamed.is_ok());
         }
+        renamed
+    }
+
+    fn exchange(&self, from: (Ino, &str), to: (Ino, &str), kind: Kind) -> FsResult<()> {
+        match (kind, self.kind_of(to)) {
+            (_, None) => Err(FsError::NotFound),
+            (Kind::File, Some(Kind::File)) => self.exchange_files(from, to),
+            _ => Err(FsError::InvalidArgument("only files can change names")),
+        }
+    }
+
+    async fn replace(
+        self: &Arc<Self>,
+        from: (Ino, &str),
+        to: (Ino, &str),
+        kind: Kind,
+    ) -> FsResult<()> {
         match (kind, self.kind_of(to)) {
             (Kind::Folder, Some(Kind::Folder) | None) => self.rename_folder(from, to).await,
             (Kind::Folder, Some(_)) => Err(FsError::NotADirectory),

@@ -235,3 +235,87 @@ fn warm_fetches_all_shows_a_bar_and_keeps_nothing() {
     );
     assert!(shown.contains("2 files, 25.2 MB are here"), "{shown}");
 }
+
+/// The pins, by path.
+fn pins(mount: &Mount) -> Vec<String> {
+    let listed = json(mount, &["cache", "ls", "--json"]);
+    let pins = listed["pins"].as_array().unwrap().iter();
+    pins.map(|pin| pin["path"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn pins_follow_renames_and_their_bytes_stay() {
+    let model = R2Model::start();
+    let noise = |seed| crate::crash::noise(seed, MB);
+    let pinned = [
+        ("projects/song/a.wav", "projects/tune/a.wav", 1),
+        ("projects/song/stems/b.wav", "projects/tune/stems/b.wav", 2),
+        ("segments/take.wav", "layers/best.wav", 3),
+    ];
+    for (name, _, seed) in pinned {
+        model.put(name, noise(seed));
+    }
+    for n in 0..6 {
+        model.put(&format!("rhythms/{n}.wav"), noise(10 + n));
+    }
+    model.put("projects/full/c.wav", noise(4));
+    let settings = [("LIST_TTL_SECONDS", "1"), ("CACHE_MAX_BYTES", "4MB")];
+    let mut mount = Mount::with(&model, &settings);
+    let paths = ["projects/song", "segments/take.wav"];
+    succeeds(&mount, &["cache", "pin", paths[0], paths[1], "--wait"]);
+    let [song, tune, take, best] = [
+        "projects/song",
+        "projects/tune",
+        "segments/take.wav",
+        "layers/best.wav",
+    ]
+    .map(|path| mount.path(path));
+    // What does not happen moves no pin.
+    assert!(fs::rename(&song, mount.path("projects/full")).is_err());
+    assert_eq!(pins(&mount), paths);
+
+    // Neither while the bucket knows the former names alone, nor after a kill, nor with the new ones.
+    succeeds(&mount, &["queue", "pause"]);
+    fs::rename(&song, &tune).unwrap();
+    fs::rename(&take, &best).unwrap();
+    for stage in ["paused", "killed", "uploaded", "mounted anew"] {
+        match stage {
+            "killed" => {
+                mount.kill();
+                mount.mount();
+            }
+            "uploaded" => {
+                succeeds(&mount, &["queue", "resume"]);
+                mount.wait_uploaded();
+            }
+            "mounted anew" => mount.remount(),
+            _ => {}
+        }
+        assert_eq!(
+            pins(&mount),
+            ["layers/best.wav", "projects/tune"],
+            "{stage}"
+        );
+        wait_for_pins(&mount, 3);
+        for n in 0..6 {
+            let bytes = fs::read(mount.path(&format!("rhythms/{n}.wav"))).unwrap();
+            assert!(bytes == noise(10 + n), "other bytes");
+        }
+        mount.wait_for("the cache keeps to its budget", |status| {
+            status["cache"]["bytes"].as_u64().unwrap() <= 4 * MB as u64
+        });
+        model.clear_requests();
+        for (_, name, seed) in pinned {
+            let bytes = fs::read(mount.path(name)).unwrap();
+            assert!(bytes == noise(seed), "{stage}: other bytes in {name}");
+        }
+        assert_eq!(fetched(&model), [""; 0], "{stage}: it was evicted");
+    }
+    // A file that takes the place of a pinned one is pinned; one that goes where all is, needs no pin.
+    fs::write(mount.path("layers/new.wav"), noise(5)).unwrap();
+    fs::rename(mount.path("layers/new.wav"), &best).unwrap();
+    assert_eq!(pins(&mount), ["layers/best.wav", "projects/tune"]);
+    fs::rename(&best, tune.join("best.wav")).unwrap();
+    assert_eq!(pins(&mount), ["projects/tune"]);
+}
