@@ -43,6 +43,7 @@ pub fn run(args: &MigrateArgs, env_file: Option<PathBuf>) -> Result<(), Failure>
     let source = replicate::folder("OUTPUT_DIR", from)?;
     let hidden = HiddenKeys::open(&config.staging_dir)
         .map_err(|error| Failure::Failed(format!("the list of hidden local copies: {error}")))?;
+    let begun = replicate::begun(&config, settings, args.dry_run)?;
     // Held until the end: what is queued must not change under us.
     let (waiting, _at_rest) = waiting(&config)?;
     let report = replicate::block_on(async {
@@ -64,14 +65,16 @@ pub fn run(args: &MigrateArgs, env_file: Option<PathBuf>) -> Result<(), Failure>
                         to: key,
                         // What the bucket has is newer than what was written before it.
                         replace: false,
-                        dry_run: args.dry_run,
+                        begun: begun.clone(),
                     },
                     bytes: object.size,
                     delete: args.delete_after_verify,
                 }),
             }
         }
-        Ok::<Report, Failure>(replicate::send(items, settings, report).await)
+        Ok::<Report, Failure>(
+            replicate::send(items, (&bucket, settings), begun.as_deref(), report).await,
+        )
     })?;
     report?.say(args.json)
 }

@@ -1,6 +1,7 @@
 //! Many files into the bucket, with a bar: what `migrate` and `setup --upload-samples` share.
 
 use std::fmt::Write;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use crate::config::{Backend, Config, R2Settings};
 use crate::mount::r2_store;
 use crate::store::explain::explain;
 use crate::store::local::LocalStore;
-use crate::store::replicate::{Outcome, Replica, ReplicateError};
+use crate::store::replicate::{BegunCopies, Outcome, Replica, ReplicateError};
 use crate::store::retry::{RetryPolicy, RetryStore, SystemSleeper};
 use crate::store::{Key, ListRequest, ListedObject, ObjectStore, StoreResult};
 
@@ -87,6 +88,34 @@ pub(super) fn bucket(config: &Config) -> Result<(Arc<dyn ObjectStore>, &R2Settin
     Ok((Arc::new(store), settings))
 }
 
+/// Returns the list of uploads that were begun, which lies in `STAGING_DIR`; `None` where nothing is to
+/// be sent.
+pub(super) fn begun(
+    config: &Config,
+    settings: &R2Settings,
+    dry_run: bool,
+) -> Result<Option<Arc<BegunCopies>>, Failure> {
+    if dry_run {
+        return Ok(None);
+    }
+    let R2Settings {
+        endpoint,
+        bucket,
+        prefix,
+        ..
+    } = settings;
+    let begun = BegunCopies::open(&config.staging_dir, format!("{endpoint} {bucket}/{prefix}"));
+    let shown = config.staging_dir.display();
+    begun.map(|begun| Some(Arc::new(begun))).map_err(|error| {
+        Failure::Failed(match error.kind() {
+            ErrorKind::WouldBlock => {
+                format!("another migrate or setup with STAGING_DIR {shown} runs: wait for its end")
+            }
+            _ => format!("the list of begun uploads in STAGING_DIR {shown}: {error}"),
+        })
+    })
+}
+
 /// Opens a folder whose files are to be sent.
 pub(super) fn folder(name: &str, path: &Path) -> Result<LocalStore, Failure> {
     let shown = path.display();
@@ -112,7 +141,13 @@ pub(super) async fn files(source: &LocalStore) -> StoreResult<Vec<ListedObject>>
 }
 
 /// Sends files and shows how far it is. `report` holds what was decided before.
-pub(super) async fn send(items: Vec<Item>, settings: &R2Settings, mut report: Report) -> Report {
+pub(super) async fn send(
+    items: Vec<Item>,
+    target: (&Arc<dyn ObjectStore>, &R2Settings),
+    begun: Option<&BegunCopies>,
+    mut report: Report,
+) -> Report {
+    let (bucket, settings) = target;
     let total = items.iter().map(|item| item.bytes).sum();
     let done = AtomicU64::new(0);
     let note = |bytes| {
@@ -141,8 +176,26 @@ pub(super) async fn send(items: Vec<Item>, settings: &R2Settings, mut report: Re
         bar.show(done.load(Ordering::Relaxed), total);
     }
     drop(ended);
+    if let Some(begun) = begun {
+        take_back(&**bucket, begun, &mut report).await;
+    }
     report.sort();
     report
+}
+
+/// Takes back what earlier runs have begun and this one had no use for: the file is another one, or
+/// gone, or in the bucket by now.
+async fn take_back(bucket: &dyn ObjectStore, begun: &BegunCopies, report: &mut Report) {
+    for upload in begun.uploads() {
+        let reason = match bucket.abort_multipart(&upload).await {
+            Ok(()) => begun.end(&upload).err().map(|error| error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(reason) = reason {
+            let text = format!("parts of an earlier run are not taken back: {reason}");
+            report.failed.push(Told::new(&upload.key, text));
+        }
+    }
 }
 
 impl Report {

@@ -68,6 +68,7 @@ pub fn run(args: &SetupArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
 
 fn upload(args: &SetupArgs, config: &Config) -> Result<(), Failure> {
     let (bucket, settings) = replicate::bucket(config)?;
+    let begun = replicate::begun(config, settings, args.dry_run)?;
     let samples = replicate::folder("SAMPLES_DIR", &config.samples_dir)?;
     let replica = |source: &crate::store::local::LocalStore, from: &Key, to| Replica {
         source: source.clone(),
@@ -76,7 +77,7 @@ fn upload(args: &SetupArgs, config: &Config) -> Result<(), Failure> {
         to,
         // What is here is the library; the bucket has its copy.
         replace: true,
-        dry_run: args.dry_run,
+        begun: begun.clone(),
     };
     let report = replicate::block_on(async {
         let failed = |error| Failure::Failed(format!("SAMPLES_DIR cannot be read: {error}"));
@@ -107,7 +108,9 @@ fn upload(args: &SetupArgs, config: &Config) -> Result<(), Failure> {
                 delete: false,
             });
         }
-        Ok::<Report, Failure>(replicate::send(items, settings, report).await)
+        Ok::<Report, Failure>(
+            replicate::send(items, (&bucket, settings), begun.as_deref(), report).await,
+        )
     })?;
     report?.say(args.json)
 }

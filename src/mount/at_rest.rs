@@ -14,6 +14,7 @@ use crate::control::verify::Verified;
 use crate::disk::FileId;
 use crate::staging::Staging;
 use crate::store::fallback::HiddenKeys;
+use crate::store::replicate::BegunCopies;
 
 /// Holds the staging directory, so that nobody mounts it meanwhile.
 pub struct AtRest {
@@ -74,6 +75,10 @@ impl AtRest {
             (
                 hidden,
                 "list of files of OUTPUT_DIR that were deleted or renamed",
+            ),
+            (
+                BegunCopies::count(dir).unwrap_or(1),
+                "uploads that migrate or setup has begun: run it again",
             ),
         ];
         let found = counts.iter().filter(|(count, _)| *count > 0);
@@ -145,4 +150,5 @@ const OWN_NAMES: &[&str] = &[
     "control.sock",
     "pins.json",
     "hidden-keys.json",
+    "copies.json",
 ];

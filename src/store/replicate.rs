@@ -1,8 +1,12 @@
 //! Copies files of a local folder into a bucket: each with a condition, and looked at afterwards.
 //!
 //! What is there already is recognised by its bytes, so a run that was interrupted is begun anew and
-//! goes on where it was. Which files are meant, and what is told of them, is the caller's business.
+//! goes on where it was, also within a large file ([`BegunCopies`]). Which files are meant, and what is told of them, is the caller's business.
 
+mod begun;
+
+use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,11 +14,13 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use md5::Digest;
 
+pub use self::begun::BegunCopies;
+
 use super::attributes::FileAttributes;
 use super::local::LocalStore;
 use super::{
-    ETag, GetRequest, Key, Md5, ObjectHeaders, ObjectInfo, ObjectStore, PartNumber, PutRequest,
-    ReadCondition, StoreError, StoreResult, WriteCondition,
+    ETag, GetRequest, HeldPart, Key, Md5, ObjectHeaders, ObjectInfo, ObjectStore, PartNumber,
+    PutRequest, ReadCondition, StoreError, StoreResult, Upload, WriteCondition,
 };
 
 /// Files up to this size go by one request, larger ones in parts of it or more. Held in memory.
@@ -47,6 +53,9 @@ pub enum ReplicateError {
     /// The local file is another one than when it was begun.
     #[error("it has changed meanwhile: run the command again")]
     Changed,
+    /// An upload in parts cannot be written down, so it was not begun, or not left out.
+    #[error("the list of begun uploads cannot be kept: {0}")]
+    Note(#[source] io::Error),
     /// The bucket does not show what was sent.
     #[error("the bucket shows {0} in place of what was sent")]
     Unverified(String),
@@ -65,8 +74,8 @@ pub struct Replica {
     pub to: Key,
     /// Whether it takes the place of something else.
     pub replace: bool,
-    /// Whether nothing is to be sent.
-    pub dry_run: bool,
+    /// Where uploads in parts are written down; without it nothing is sent.
+    pub begun: Option<Arc<BegunCopies>>,
 }
 
 /// What the bucket is to show.
@@ -76,6 +85,7 @@ struct Expected {
     part_bytes: u64,
     etag: ETag,
     md5: Md5,
+    parts: Vec<Md5>,
 }
 
 impl Replica {
@@ -103,11 +113,11 @@ impl Replica {
                 return Ok(Outcome::Differs);
             }
         };
-        if self.dry_run {
+        let Some(begun) = &self.begun else {
             sent(size);
             return Ok(Outcome::Missing);
-        }
-        match self.send(&expected, condition, sent).await {
+        };
+        match self.send(&expected, condition, begun, sent).await {
             Ok(()) => {}
             // Somebody else was first.
             Err(ReplicateError::Bucket(StoreError::PreconditionFailed)) => {
@@ -141,24 +151,26 @@ impl Replica {
     async fn expected(&self) -> StoreResult<Expected> {
         let info = self.source.head(&self.from, ReadCondition::None).await?;
         let part_bytes = info.size.div_ceil(MOST_PARTS).max(PART_BYTES);
-        let (mut whole, mut parts) = (md5::Md5::new(), md5::Md5::new());
-        let mut count = 0;
+        let (mut whole, mut together) = (md5::Md5::new(), md5::Md5::new());
+        let mut parts = Vec::new();
         for range in parts_of(info.size, part_bytes) {
             let bytes = read(&self.source, &info, range).await?;
             whole.update(&bytes);
-            parts.update(Md5::of(&bytes).0);
-            count += 1;
+            let md5 = Md5::of(&bytes);
+            together.update(md5.0);
+            parts.push(md5);
         }
         let md5 = Md5(whole.finalize().into());
-        let etag = match count {
+        let etag = match parts.len() {
             0 | 1 => ETag::of_md5(md5),
-            count => ETag::new(&format!("\"{}-{count}\"", hex::encode(parts.finalize()))),
+            count => ETag::new(&format!("\"{}-{count}\"", hex::encode(together.finalize()))),
         };
         Ok(Expected {
             info,
             part_bytes,
             etag,
             md5,
+            parts,
         })
     }
 
@@ -188,14 +200,11 @@ impl Replica {
         &self,
         expected: &Expected,
         condition: WriteCondition,
+        begun: &BegunCopies,
         sent: &(dyn Fn(u64) + Sync),
     ) -> Result<(), ReplicateError> {
         let info = &expected.info;
         let headers = headers(info);
-        let changed = |error| match error {
-            StoreError::PreconditionFailed | StoreError::NotFound => ReplicateError::Changed,
-            error => ReplicateError::Read(error),
-        };
         if info.size <= expected.part_bytes {
             let body = read(&self.source, info, 0..info.size).await;
             let request = PutRequest {
@@ -210,31 +219,77 @@ impl Replica {
             sent(info.size);
             return Ok(());
         }
-        let upload = self.bucket.create_multipart(&self.to, headers).await;
-        let upload = upload.map_err(ReplicateError::Bucket)?;
-        let ended = async {
-            let mut tags = Vec::new();
-            for range in parts_of(info.size, expected.part_bytes) {
-                let length = range.end - range.start;
-                let body = read(&self.source, info, range).await.map_err(changed)?;
-                let number = tags.len() as PartNumber + 1;
-                let md5 = Md5::of(&body);
-                let part = self.bucket.upload_part(&upload, number, body, md5).await;
-                tags.push(part.map_err(ReplicateError::Bucket)?);
-                sent(length);
-            }
-            let completed = self.bucket.complete_multipart(&upload, &tags, condition);
-            completed.await.map_err(ReplicateError::Bucket)
-        };
-        match ended.await {
-            Ok(_) => Ok(()),
+        let (upload, held) = self.begin(expected, headers, begun).await?;
+        match self
+            .send_parts(expected, &upload, &held, condition, sent)
+            .await
+        {
+            Ok(()) => begun.end(&upload).map_err(ReplicateError::Note),
             Err(error) => {
-                if let Err(error) = self.bucket.abort_multipart(&upload).await {
-                    log::warn!("{}: its parts are not taken back: {error}", self.to);
+                // What cannot be taken back now stays written down.
+                match self.bucket.abort_multipart(&upload).await {
+                    Ok(()) => begun.end(&upload).map_err(ReplicateError::Note)?,
+                    Err(error) => log::warn!("{}: its parts are not taken back: {error}", self.to),
                 }
                 Err(error)
             }
         }
+    }
+
+    /// Returns the upload of these bytes that was begun before, with the parts that it has, or a new
+    /// one.
+    async fn begin(
+        &self,
+        expected: &Expected,
+        headers: ObjectHeaders,
+        begun: &BegunCopies,
+    ) -> Result<(Upload, BTreeMap<PartNumber, HeldPart>), ReplicateError> {
+        if let Some(upload) = begun.find(&self.to, &expected.etag) {
+            match self.bucket.list_parts(&upload).await {
+                Ok(held) => return Ok((upload, held)),
+                Err(StoreError::UploadGone | StoreError::NotFound) => {
+                    begun.end(&upload).map_err(ReplicateError::Note)?;
+                }
+                Err(error) => return Err(ReplicateError::Bucket(error)),
+            }
+        }
+        let upload = self.bucket.create_multipart(&self.to, headers).await;
+        let upload = upload.map_err(ReplicateError::Bucket)?;
+        if let Err(error) = begun.begin(&upload, &expected.etag) {
+            let _ = self.bucket.abort_multipart(&upload).await;
+            return Err(ReplicateError::Note(error));
+        }
+        Ok((upload, BTreeMap::new()))
+    }
+
+    async fn send_parts(
+        &self,
+        expected: &Expected,
+        upload: &Upload,
+        held: &BTreeMap<PartNumber, HeldPart>,
+        condition: WriteCondition,
+        sent: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), ReplicateError> {
+        let info = &expected.info;
+        let mut tags = Vec::new();
+        let ranges = parts_of(info.size, expected.part_bytes);
+        for (range, md5) in ranges.zip(&expected.parts) {
+            let length = range.end - range.start;
+            let number = tags.len() as PartNumber + 1;
+            let is_here = |part: &&HeldPart| part.size == length && part.etag == ETag::of_md5(*md5);
+            let tag = match held.get(&number).filter(is_here) {
+                Some(part) => part.etag.clone(),
+                None => {
+                    let body = read(&self.source, info, range).await.map_err(changed)?;
+                    let part = self.bucket.upload_part(upload, number, body, *md5).await;
+                    part.map_err(ReplicateError::Bucket)?
+                }
+            };
+            tags.push(tag);
+            sent(length);
+        }
+        let completed = self.bucket.complete_multipart(upload, &tags, condition);
+        completed.await.map(|_| ()).map_err(ReplicateError::Bucket)
     }
 
     async fn check_sent(&self, expected: &Expected) -> Result<(), ReplicateError> {
@@ -248,6 +303,14 @@ impl Replica {
             true => Ok(()),
             false => Err(ReplicateError::Changed),
         }
+    }
+}
+
+/// What it means that a range of the local file cannot be read.
+fn changed(error: StoreError) -> ReplicateError {
+    match error {
+        StoreError::PreconditionFailed | StoreError::NotFound => ReplicateError::Changed,
+        error => ReplicateError::Read(error),
     }
 }
 

@@ -4,11 +4,12 @@
 use std::fs;
 use std::path::Path;
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use r2_model::{Fault, FaultRule, Operation, R2Model};
 use serde_json::Value;
 
-use crate::common::mount::{Mount, model_settings};
+use crate::common::mount::{DEADLINE, Mount, model_settings};
 use crate::crash::noise;
 
 /// A machine with settings for the model's bucket, and nothing mounted.
@@ -233,6 +234,78 @@ fn migrate_sends_what_is_missing_touches_nothing_else_and_goes_on_after_a_failur
     let wrong = ["migrate", "--delete-after-verify", "--dry-run"];
     assert!(run(&machine, &wrong, 2).contains("Usage"));
     run(&machine, &["migrate", "--from", "nowhere"], 2);
+}
+
+/// Starts `migrate` and kills it when the bucket has two parts of the large file and the third does not
+/// come to an end.
+fn kill_amid_parts(machine: &Mount, model: &R2Model) {
+    let endless = Fault::latency(Duration::from_secs(600));
+    model.add_fault(
+        FaultRule::new(endless)
+            .on(&[Operation::UploadPart])
+            .from_nth(3),
+    );
+    let mut child = machine.command().arg("migrate").spawn().unwrap();
+    let end = Instant::now() + DEADLINE;
+    let parts = || {
+        model
+            .open_uploads()
+            .first()
+            .map_or(0, |upload| upload.parts.len())
+    };
+    while parts() < 2 {
+        assert!(Instant::now() < end, "{:?}", model.open_uploads());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    model.clear_faults();
+    assert_eq!(model.open_uploads().len(), 1);
+}
+
+#[test]
+fn migrate_goes_on_within_a_file_after_a_kill_and_leaves_no_parts() {
+    let model = R2Model::start();
+    let mut machine = machine(&model);
+    let large = noise(7, 60 << 20);
+    write(&machine, "output/projects/large.wav", &large);
+    kill_amid_parts(&machine, &model);
+    // A look changes nothing.
+    model.clear_requests();
+    let told = json(&machine, &["migrate", "--dry-run", "--json"], 0);
+    assert_eq!(told["uploaded"][0], "projects/large.wav");
+    assert_eq!(model.open_uploads().len(), 1);
+    let parts = |model: &R2Model| {
+        let requests = model.requests().into_iter();
+        let parts = requests.filter(|request| request.operation == Operation::UploadPart);
+        parts.count()
+    };
+    run(&machine, &["migrate"], 0);
+    assert_eq!(parts(&model), 2, "two of four parts were there");
+    assert!(holds(&model, "projects/large.wav", &large));
+    assert!(model.open_uploads().is_empty());
+    assert!(!machine.beside("staging").join("copies.json").exists());
+
+    // The file became another one meanwhile, or it is gone: the parts are taken back.
+    for gone in [false, true] {
+        model.delete("projects/large.wav");
+        write(&machine, "output/projects/large.wav", &large);
+        kill_amid_parts(&machine, &model);
+        machine.mount();
+        machine.unmount();
+        let told = run(&machine, &["purge"], 1);
+        assert!(told.contains("1 uploads that migrate"), "{told}");
+        let changed = noise(8, 60 << 20);
+        match gone {
+            true => fs::remove_file(machine.beside("output/projects/large.wav")).unwrap(),
+            false => write(&machine, "output/projects/large.wav", &changed),
+        }
+        run(&machine, &["migrate"], 0);
+        assert!(model.open_uploads().is_empty(), "{gone}");
+        assert_eq!(holds(&model, "projects/large.wav", &changed), !gone);
+    }
+    run(&machine, &["purge"], 0);
+    assert!(!machine.beside("staging").exists());
 }
 
 #[test]
