@@ -39,13 +39,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn fuzz<S: Strategy>(cases: u32, strategy: &S, check: impl Fn(S::Value)) {
     let seconds = std::env::var("FUZZ_SECONDS").map_or(0, |text| text.parse().unwrap());
     let end = Instant::now() + Duration::from_secs(seconds);
-    let mut runner = TestRunner::new(Cases {
+    let config = Cases {
         cases,
         failure_persistence: None,
         ..Cases::default()
-    });
+    };
+    let mut runner = TestRunner::new(config.clone());
     let mut rounds = 0;
     while rounds == 0 || Instant::now() < end {
+        // A runner that has had its cases runs no more.
+        let random = runner.new_rng();
+        runner = TestRunner::new_with_rng(config.clone(), random);
         let ran = runner.run(strategy, |value| {
             check(value);
             Ok(())
