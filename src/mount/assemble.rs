@@ -12,11 +12,11 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
 use super::alerts::{self, Alerts};
-use super::bucket::may_write;
+use super::bucket::first_look;
 use super::confirmations::Confirmations;
 use super::outstanding::{self, Outstanding};
 use super::share::{Addresses, Sharing};
-use super::{MountError, Parts, Service, check_bucket, pins, queue, r2_store, undo, verify};
+use super::{MountError, Parts, Service, pins, queue, r2_store, undo, verify};
 use crate::cache::{Cache, CacheOptions};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Backend, Config, MountOptions};
@@ -198,15 +198,7 @@ fn make_stores(
         }
     };
     let bucket = r2_store(settings, config).opening_connections_in_advance(settings);
-    let mut warnings: Vec<String> = check_bucket(&bucket, settings, runtime)?
-        .into_iter()
-        .collect();
-    // Who asked for no more than reading, or cannot be told, is not asked.
-    let asks = warnings.is_empty() && !options.read_only;
-    let may_write = !asks || may_write(&bucket, runtime);
-    if !may_write {
-        warnings.push(alerts::NO_RIGHT_TO_WRITE.to_owned());
-    }
+    let (may_write, warnings) = first_look(&bucket, settings, options.read_only, runtime)?;
     let mut policy = RetryPolicy::default();
     // The last try may take all the time that one may take.
     let retries = config.request_deadline / RETRIES_PART;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::alerts;
 use super::error::MountError;
 use crate::config::{Config, R2Settings};
 use crate::store::explain::{check_reachable, check_write, explain};
@@ -25,8 +26,25 @@ pub fn r2_store(settings: &R2Settings, config: &Config) -> R2Store {
     R2Store::new(settings, timeouts).with_upload_limit(config.upload_bytes_per_second)
 }
 
+/// Asks the bucket whether it answers, and whether the token may write. Returns that and what there is to
+/// warn of.
+pub(super) fn first_look(
+    store: &dyn ObjectStore,
+    settings: &R2Settings,
+    read_only: bool,
+    runtime: &Handle,
+) -> Result<(bool, Vec<String>), MountError> {
+    let warning = check(store, settings, runtime)?;
+    // Who asked for no more than reading, or cannot be told, is not asked.
+    let asks = warning.is_none() && !read_only;
+    if !asks || may_write(store, runtime) {
+        return Ok((true, warning.into_iter().collect()));
+    }
+    Ok((false, vec![alerts::NO_RIGHT_TO_WRITE.to_owned()]))
+}
+
 /// Whether the token may write. It is taken to, unless the bucket says that it may not.
-pub(super) fn may_write(store: &dyn ObjectStore, runtime: &Handle) -> bool {
+fn may_write(store: &dyn ObjectStore, runtime: &Handle) -> bool {
     let asked = async { tokio::time::timeout(FIRST_ANSWER_LIMIT, check_write(store)).await };
     match runtime.block_on(asked) {
         Ok(Ok(may_write)) => may_write,
