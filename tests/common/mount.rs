@@ -218,6 +218,25 @@ impl Mount {
             self.check_no_secret("the command line", &String::from_utf8_lossy(&cmdline));
         }
         self.check_no_secret("the log", &self.log());
+        for folder in ["", "staging", "cache"] {
+            self.check_files_in(&self.beside(folder));
+        }
+    }
+
+    /// The same for the files that are about to go with the test's folder: logs, bundles, metrics, lists
+    /// and databases. The settings are where secrets belong, and bytes of tests are no words of ours.
+    fn check_files_in(&self, folder: &Path) {
+        let belongs = |name: &str| {
+            let ends = [".cache", ".staged", ".wav"];
+            name == "env" || ends.iter().any(|end| name.ends_with(end))
+        };
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) && !belongs(&name) {
+                let content = fs::read(entry.path()).unwrap_or_default();
+                self.check_no_secret(&name, &String::from_utf8_lossy(&content));
+            }
+        }
     }
 
     /// The mount point.

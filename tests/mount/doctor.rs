@@ -216,6 +216,8 @@ fn a_bundle_has_what_a_report_needs_and_no_secret() {
     assert_eq!(again.status.code(), Some(1));
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
     assert!(said.contains("bundle.json: File exists"), "{said}");
+    // What this test has put there itself.
+    fs::remove_file(mount.beside("bundle.log")).unwrap();
 }
 
 #[test]
