@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -292,13 +292,26 @@ impl Round {
         while self.goes_on() {
             let number = random.below(UNREAD);
             let path = self.root.join(unread(number));
-            if let Ok(bytes) = self.call("read", || fs::read(path)) {
+            if let Ok(bytes) = self.read_whole(&path) {
                 assert!(
                     bytes == noise(number, UNREAD_BYTES),
                     "wrong bytes of {number}"
                 );
             }
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Reads a file as programs do, call by call: each waits for itself.
+    fn read_whole(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let mut file = self.call("open", || File::open(path))?;
+        let mut whole = Vec::with_capacity(UNREAD_BYTES);
+        let mut bytes = vec![0; PLAY_BYTES];
+        loop {
+            match self.call("read", || file.read(&mut bytes))? {
+                0 => return Ok(whole),
+                read => whole.extend(&bytes[..read]),
+            }
         }
     }
 
