@@ -396,12 +396,7 @@ impl CacheFile {
                     Phase::Complete => return Ok(()),
                     Phase::Damaged => return Err(CacheError::Damaged),
                     Phase::Filling => break,
-                    Phase::Verifying => {
-                        if let Some(cache) = self.cache.upgrade() {
-                            cache.verify_now(self);
-                        }
-                        progress.await;
-                    }
+                    Phase::Verifying => progress.await,
                 }
             }
         }

@@ -74,7 +74,6 @@ use index::Index;
 use pins::Pinned;
 use room::Usage;
 use table::Table;
-use verify::Verifier;
 
 /// What the cache is told at start.
 #[derive(Clone, Debug)]
@@ -218,7 +217,6 @@ pub struct Cache {
     max_bytes: u64,
     clock: SharedClock,
     fetcher: Fetcher,
-    verifier: Verifier,
     table: Table,
     usage: Arc<Usage>,
     /// Replaced when it was removed or is damaged.
@@ -261,7 +259,6 @@ impl Cache {
             max_bytes,
             clock,
             fetcher: Fetcher::new(store, runtime, options.request_deadline),
-            verifier: Verifier::default(),
             table: Table::default(),
             usage,
             index: RwLock::new(Arc::new(index)),

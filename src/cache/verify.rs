@@ -1,13 +1,11 @@
 //! Whether a file that is all there is what its version promises.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use md5::Digest;
-use parking_lot::Mutex;
 
 use super::Cache;
 use super::file::CacheFile;
@@ -18,73 +16,24 @@ const VERIFY_BYTES: usize = 256 << 10;
 /// Hashing takes as long as all else that is done for a byte, and whoever reads comes first.
 const VERIFY_NICENESS: i32 = 10;
 
-/// The files that are all there and not verified yet. One thread verifies them in turn: one for each of sixteen
-/// files that are read at once would take the processors from their readers, whatever its priority.
-#[derive(Debug, Default)]
-pub(super) struct Verifier(Mutex<Queue>);
-
-#[derive(Debug, Default)]
-struct Queue {
-    files: VecDeque<Arc<CacheFile>>,
-    /// Whether a thread takes them.
-    at_work: bool,
-}
-
 impl Cache {
     /// Verifies a file that is all there on a thread of low priority, and returns.
     pub(super) fn verify_behind(self: &Arc<Self>, file: &Arc<CacheFile>) {
-        let begin = {
-            let mut queue = self.verifier.0.lock();
-            queue.files.push_back(Arc::clone(file));
-            !std::mem::replace(&mut queue.at_work, true)
+        let work = || {
+            let (cache, file) = (Arc::clone(self), Arc::clone(file));
+            move || cache.verify(&file)
         };
-        if !begin {
-            return;
-        }
-        let low = Arc::clone(self);
+        let low = work();
         let spawned = std::thread::Builder::new()
             .name("verify".to_owned())
             .spawn(move || {
                 // On Linux the priority is the thread's own.
                 let _ = rustix::process::setpriority_process(None, VERIFY_NICENESS);
-                low.verify_queued();
+                low();
             });
         if spawned.is_err() {
-            let cache = Arc::clone(self);
-            self.fetcher
-                .runtime
-                .spawn_blocking(move || cache.verify_queued());
+            self.fetcher.runtime.spawn_blocking(work());
         }
-    }
-
-    fn verify_queued(&self) {
-        loop {
-            let file = {
-                let mut queue = self.verifier.0.lock();
-                let next = queue.files.pop_front();
-                queue.at_work = next.is_some();
-                next
-            };
-            let Some(file) = file else { return };
-            self.verify(&file);
-        }
-    }
-
-    /// Verifies a file for one who waits, unless that has begun already.
-    pub(super) fn verify_now(self: &Arc<Self>, file: &Arc<CacheFile>) {
-        let mut queue = self.verifier.0.lock();
-        let place = queue
-            .files
-            .iter()
-            .position(|other| Arc::ptr_eq(other, file));
-        let Some(file) = place.and_then(|place| queue.files.remove(place)) else {
-            return;
-        };
-        drop(queue);
-        let cache = Arc::clone(self);
-        self.fetcher
-            .runtime
-            .spawn_blocking(move || cache.verify(&file));
     }
 
     /// Compares a file that is all there with what its version promises, and makes it durable.

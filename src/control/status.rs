@@ -231,7 +231,7 @@ mod tests {
         let json = serde_json::to_value(&document).unwrap();
         let expected = serde_json::json!({
             "version": "1", "mountpoint": "/mnt", "backend": "r2", "source": "b", "pid": 1,
-            "online": false, "safe_to_shut_down": false,
+            "online": false, "read_only": false, "safe_to_shut_down": false,
             "shutdown": {"files": 0, "bytes": 0, "seconds_left": null, "reason": null},
             "failure": null,
             "cache": {"bytes": 0, "max_bytes": 0, "files": 0, "hits": 0, "misses": 0,

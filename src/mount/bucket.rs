@@ -7,9 +7,9 @@ use tokio::runtime::Handle;
 use super::alerts;
 use super::error::MountError;
 use crate::config::{Config, R2Settings};
-use crate::store::explain::{check_reachable, check_write, explain};
+use crate::store::explain::{check_reachable, explain, probe_key};
 use crate::store::r2::{R2Store, R2Timeouts};
-use crate::store::{ObjectStore, StoreError};
+use crate::store::{ObjectStore, StoreError, Upload};
 
 /// How long a mount waits for the bucket's first answer. Without one it mounts all the same, so
 /// this is about how long the user waits for a prompt.
@@ -43,13 +43,16 @@ pub(super) fn first_look(
     Ok((false, vec![alerts::NO_RIGHT_TO_WRITE.to_owned()]))
 }
 
-/// Whether the token may write. It is taken to, unless the bucket says that it may not.
+/// Whether the token may write. It is taken to, unless the bucket says that it may not. Giving up an upload that
+/// does not exist costs nothing and changes nothing; R2 looks at the token first.
 fn may_write(store: &dyn ObjectStore, runtime: &Handle) -> bool {
-    let asked = async { tokio::time::timeout(FIRST_ANSWER_LIMIT, check_write(store)).await };
-    match runtime.block_on(asked) {
-        Ok(Ok(may_write)) => may_write,
-        Ok(Err(_)) | Err(_) => true,
-    }
+    let nothing = Upload {
+        key: probe_key(),
+        id: "none".to_owned(),
+    };
+    let asked =
+        async { tokio::time::timeout(FIRST_ANSWER_LIMIT, store.abort_multipart(&nothing)).await };
+    !matches!(runtime.block_on(asked), Ok(Err(StoreError::Denied(_))))
 }
 
 /// Asks the bucket once. What no waiting mends (key, secret, rights, bucket, clock) is an error; a

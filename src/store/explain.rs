@@ -48,7 +48,7 @@ pub async fn check_rights(store: &dyn ObjectStore) -> StoreResult<Rights> {
 }
 
 /// Returns whether the token may write, as above.
-pub async fn check_write(store: &dyn ObjectStore) -> StoreResult<bool> {
+async fn check_write(store: &dyn ObjectStore) -> StoreResult<bool> {
     let never = ETag::of_md5(Md5([0; 16]));
     let put = PutRequest {
         key: probe_key(),
