@@ -1,10 +1,10 @@
 //! `voicebeatfs conflicts`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
-use super::find::{self, Named};
+use super::find::Operand;
 use super::{Failure, say};
 
 /// The arguments of `conflicts`.
@@ -13,23 +13,14 @@ pub struct ConflictsArgs {
     /// Prints JSON.
     #[arg(long)]
     pub json: bool,
-    /// The mount, or anything in it; as --mountpoint.
-    #[arg(value_name = "MOUNTPOINT", conflicts_with = "mountpoint")]
-    pub at: Option<PathBuf>,
     /// Which mount is asked.
     #[command(flatten)]
-    pub named: Named,
-}
-
-impl ConflictsArgs {
-    fn mountpoint(&self) -> Option<&Path> {
-        self.at.as_deref().or(self.named.mountpoint.as_deref())
-    }
+    pub mount: Operand,
 }
 
 /// Runs `voicebeatfs conflicts`.
 pub fn run(args: &ConflictsArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
-    let client = find::connect::<&str>(args.mountpoint(), &[], env_file)?;
+    let client = args.mount.connect(env_file)?;
     let conflicts = client
         .conflicts()
         .map_err(|error| Failure::Failed(error.to_string()))?;

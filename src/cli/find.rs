@@ -20,6 +20,25 @@ pub struct Named {
     pub mountpoint: Option<PathBuf>,
 }
 
+/// The same for a command that is about a mount and nothing in it: it may stand without the option.
+#[derive(Debug, Default, Args)]
+pub struct Operand {
+    /// The mount, or anything in it; as --mountpoint.
+    #[arg(value_name = "MOUNTPOINT", conflicts_with = "mountpoint")]
+    pub at: Option<PathBuf>,
+    /// Which mount is asked.
+    #[command(flatten)]
+    pub named: Named,
+}
+
+impl Operand {
+    /// Connects to the mount that is meant.
+    pub(super) fn connect(&self, env_file: Option<PathBuf>) -> Result<Client, Failure> {
+        let mountpoint = self.at.as_deref().or(self.named.mountpoint.as_deref());
+        connect::<&str>(mountpoint, &[], env_file)
+    }
+}
+
 /// Connects to the mount that is meant: the one that was named, else that which the `paths` lie in,
 /// else that of the settings' `STAGING_DIR`, else the only one that runs.
 pub(super) fn connect<P: AsRef<Path>>(

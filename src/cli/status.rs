@@ -1,11 +1,11 @@
 //! `voicebeatfs status`.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
-use super::find::{self, Named};
+use super::find::Operand;
 use super::{Failure, say, watch};
 use crate::control::{CacheStatus, ShutdownReason, ShutdownStatus, StatusDocument, UploadStatus};
 
@@ -18,27 +18,18 @@ pub struct StatusArgs {
     /// Shows it on the whole terminal, each second anew, with the queue; q ends it.
     #[arg(long, conflicts_with = "json")]
     pub watch: bool,
-    /// The mount, or anything in it; as --mountpoint.
-    #[arg(value_name = "MOUNTPOINT", conflicts_with = "mountpoint")]
-    pub at: Option<PathBuf>,
     /// Which mount is asked.
     #[command(flatten)]
-    pub named: Named,
-}
-
-impl StatusArgs {
-    fn mountpoint(&self) -> Option<&Path> {
-        self.at.as_deref().or(self.named.mountpoint.as_deref())
-    }
+    pub mount: Operand,
 }
 
 /// Runs `voicebeatfs status`.
 pub fn run(args: &StatusArgs, env_file: Option<PathBuf>) -> Result<(), Failure> {
     if args.watch {
-        let connect = || find::connect::<&str>(args.mountpoint(), &[], env_file.clone());
+        let connect = || args.mount.connect(env_file.clone());
         return watch::run(&connect);
     }
-    let client = find::connect::<&str>(args.mountpoint(), &[], env_file)?;
+    let client = args.mount.connect(env_file)?;
     let status = client
         .status()
         .map_err(|error| Failure::Failed(error.to_string()))?;

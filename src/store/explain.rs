@@ -43,12 +43,6 @@ pub async fn check_rights(store: &dyn ObjectStore) -> StoreResult<Rights> {
         Err(StoreError::Denied(_)) => false,
         Err(error) => return Err(error),
     };
-    let write = check_write(store).await?;
-    Ok(Rights { read, write })
-}
-
-/// Returns whether the token may write, as above.
-async fn check_write(store: &dyn ObjectStore) -> StoreResult<bool> {
     let never = ETag::of_md5(Md5([0; 16]));
     let put = PutRequest {
         key: probe_key(),
@@ -57,12 +51,13 @@ async fn check_write(store: &dyn ObjectStore) -> StoreResult<bool> {
         condition: WriteCondition::IfMatch(never),
         headers: ObjectHeaders::default(),
     };
-    match store.put(put).await {
+    let write = match store.put(put).await {
         // Some servers say of a missing object that it is missing.
-        Ok(_) | Err(StoreError::PreconditionFailed | StoreError::NotFound) => Ok(true),
-        Err(StoreError::Denied(_)) => Ok(false),
-        Err(error) => Err(error),
-    }
+        Ok(_) | Err(StoreError::PreconditionFailed | StoreError::NotFound) => true,
+        Err(StoreError::Denied(_)) => false,
+        Err(error) => return Err(error),
+    };
+    Ok(Rights { read, write })
 }
 
 /// Returns what is wrong, with what the person can do about it.
