@@ -164,7 +164,7 @@ impl Cache {
         }
         self.round();
         for file in self.table.all() {
-            if file.held_bytes() == 0 && !file.is_complete() {
+            if file.is_empty() || file.content.has_holes() {
                 self.forget_version(&file.version);
             }
         }

@@ -43,6 +43,13 @@ pub(super) struct Fetch {
     waiters: AtomicUsize,
 }
 
+impl Fetch {
+    /// Notes how it ended. To be called under the lock of the file's ranges.
+    pub(super) fn end(&self, result: Result<(), CacheError>) {
+        let _ = self.outcome.set(result);
+    }
+}
+
 /// One who waits for a fetch.
 struct Waiting(Arc<Fetch>);
 
@@ -293,7 +300,7 @@ impl CacheFile {
         }
         let gap = match state.first_gap(wishes.wanted(self.size())) {
             Some(gap) => gap,
-            None if wishes.whole => state.first_gap(0..self.size())?,
+            None if wishes.whole && !state.has_holes => state.first_gap(0..self.size())?,
             None => return None,
         };
         let length = (wishes.distance(gap.start) / 4).max(near).min(most);
@@ -327,7 +334,7 @@ impl CacheFile {
             let mut run = end.wish.run.take();
             end.result = tokio::select! {
                 biased;
-                result = end.file.transfer(&end.cache, &end.fetch.range, end.fetch.ahead) => result,
+                result = end.file.transfer(&end.cache, &end.fetch.range, end.wish.purpose) => result,
                 () = given_up(&end, run.as_mut()) => Err(CacheError::Cancelled),
             };
             end.learn();
@@ -392,7 +399,7 @@ impl Drop for End {
             state
                 .fetches
                 .retain(|other| !Arc::ptr_eq(other, &self.fetch));
-            let _ = self.fetch.outcome.set(result);
+            self.fetch.end(result);
             content.begin_verification(&mut state)
         };
         content.progress.notify_waiters();
@@ -482,6 +489,6 @@ fn first_part(gap: Range<u64>, segment: u64) -> Range<u64> {
     }
 }
 
-fn overlaps(a: &Range<u64>, b: &Range<u64>) -> bool {
+pub(super) fn overlaps(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }

@@ -6,23 +6,29 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::fetch::Fetch;
 use super::index::{Row, from_ms, to_ms};
+use super::punch::Arrived;
 use super::ranges::RangeSet;
 use super::room::Usage;
 use super::{Cache, CacheError, ReadStream};
 use crate::audio::Layout;
 use crate::disk::FileId;
 use crate::store::ObjectVersion;
+
+/// So long after a read has waited in vain no other of the same file waits. What a read-ahead did not bring
+/// the kernel asks for once more, and for each caller that waited for the same pages: one after the
+/// other, so that the last would wait for a deadline as often as there are callers.
+const IN_VAIN: Duration = Duration::from_secs(1);
 
 /// One object version in the cache. There is one of these per version at a time.
 #[derive(Debug)]
@@ -49,7 +55,9 @@ pub(super) struct Content {
     pub(super) state: Mutex<ContentState>,
     /// Rung when a fetch or the verification has ended.
     pub(super) progress: Notify,
-    usage: Arc<Usage>,
+    /// How often ranges have left `present` to become holes.
+    pub(super) holes: AtomicU64,
+    pub(super) usage: Arc<Usage>,
 }
 
 /// Where a file lies, and whose it is.
@@ -63,6 +71,14 @@ pub(super) enum Place {
     Unwanted(PathBuf),
     /// Elsewhere or removed; no longer ours.
     Left,
+}
+
+/// A read has waited in vain.
+#[derive(Clone, Copy, Debug)]
+struct Vain {
+    at: Instant,
+    /// Whether the bucket answered others then.
+    reachable: bool,
 }
 
 /// How far the bytes have got.
@@ -90,6 +106,12 @@ pub(super) struct ContentState {
     pub(super) version: ObjectVersion,
     pub(super) phase: Phase,
     pub(super) present: RangeSet,
+    /// The same in the order in which it came.
+    pub(super) arrived: Arrived,
+    /// Holes were punched into it: it has no row and gets none until it is whole.
+    pub(super) has_holes: bool,
+    /// How many wait for all of it: nothing of it gives way meanwhile.
+    pub(super) fills: usize,
     /// Requests under way; their ranges do not overlap.
     pub(super) fetches: Vec<Arc<Fetch>>,
     /// Who waits for bytes.
@@ -110,6 +132,7 @@ pub(super) struct ContentState {
     pub(super) layout: Option<Layout>,
     /// Whether all of the head was looked at for that.
     pub(super) looked_at: bool,
+    waited_in_vain: Option<Vain>,
 }
 
 impl ContentState {
@@ -161,7 +184,13 @@ impl Content {
                 } else {
                     Phase::Filling
                 },
+                arrived: match row.complete {
+                    true => Arrived::default(),
+                    false => Arrived::before(row.present.iter()),
+                },
                 present: row.present,
+                has_holes: false,
+                fills: 0,
                 fetches: Vec::new(),
                 readers: Vec::new(),
                 writer: writer.map(Arc::new),
@@ -173,8 +202,10 @@ impl Content {
                 told: false,
                 layout: None,
                 looked_at: false,
+                waited_in_vain: None,
             }),
             progress: Notify::new(),
+            holes: AtomicU64::new(0),
             usage,
         }
     }
@@ -207,6 +238,7 @@ impl Content {
     /// Lets a range that was written be read.
     pub(super) fn add(&self, range: Range<u64>) {
         let mut state = self.state.lock();
+        state.arrived.push(range.clone());
         let added = state.present.insert(range);
         state.dirty = true;
         if state.counted {
@@ -235,6 +267,7 @@ impl Content {
             self.usage.sub(state.present.bytes());
         }
         state.present = RangeSet::default();
+        state.arrived = Arrived::default();
         state.dirty = true;
     }
 
@@ -264,6 +297,8 @@ impl Content {
         if sound {
             state.phase = Phase::Complete;
             state.writer = None;
+            state.arrived = Arrived::default();
+            state.has_holes = false;
             state.dirty = true;
             self.complete.store(true, Ordering::Release);
         } else {
@@ -290,6 +325,22 @@ impl Content {
 
     pub(super) fn is_named(&self) -> bool {
         self.reader.metadata().is_ok_and(|meta| meta.nlink() > 0)
+    }
+}
+
+/// Somebody waits for all bytes of a file.
+struct Wanted<'a>(&'a Content);
+
+impl Wanted<'_> {
+    fn begin(content: &Content) -> Wanted<'_> {
+        content.state.lock().fills += 1;
+        Wanted(content)
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().fills -= 1;
     }
 }
 
@@ -325,6 +376,11 @@ impl CacheFile {
         self.is_complete() || self.held_bytes() == self.size()
     }
 
+    /// Whether nothing of it is here yet.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.is_complete() && self.held_bytes() == 0
+    }
+
     /// Whether the last download or revalidation is longer ago than the TTL.
     pub fn is_expired(&self) -> bool {
         let fetched_at = self.content.state.lock().fetched_at;
@@ -348,13 +404,9 @@ impl CacheFile {
     /// read-ahead moves on.
     pub fn try_read(&self, offset: u64, buf: &mut [u8]) -> Option<io::Result<usize>> {
         let range = self.clip(offset, buf.len());
-        let present =
-            self.is_complete() || self.content.state.lock().present.contains(range.clone());
-        present.then(|| {
-            let buf = &mut buf[..(range.end - range.start) as usize];
-            self.content.reader.read_exact_at(buf, offset)?;
-            Ok(buf.len())
-        })
+        let buf = &mut buf[..(range.end - range.start) as usize];
+        let read = self.content.read_present(range.start, buf)?;
+        Some(read.map(|()| buf.len()))
     }
 
     /// Tells the read-ahead of a read that [`CacheFile::try_read`] answered. Inline lane: starts
@@ -374,17 +426,46 @@ impl CacheFile {
         len: usize,
     ) -> Result<Vec<u8>, CacheError> {
         let range = self.clip(offset, len);
-        if !self.is_complete() {
-            self.demand(stream, range.clone()).await?;
-        }
         let mut bytes = vec![0; (range.end - range.start) as usize];
-        // The bytes were just written or are about to be read by the caller: from memory, mostly.
-        self.content.reader.read_exact_at(&mut bytes, offset)?;
-        Ok(bytes)
+        loop {
+            if !self.is_complete() {
+                self.demand(stream, range.clone()).await?;
+            }
+            // They may have given way again already.
+            if let Some(read) = self.content.read_present(range.start, &mut bytes) {
+                read?;
+                return Ok(bytes);
+            }
+        }
+    }
+
+    /// Whether a read has waited in vain so lately that another need not try: unless the bucket was away
+    /// then and is back.
+    pub fn was_waited_for_in_vain(&self, now: Instant) -> bool {
+        let Some(vain) = self.content.state.lock().waited_in_vain else {
+            return false;
+        };
+        now < vain.at + IN_VAIN && vain.reachable == self.is_reachable()
+    }
+
+    /// Takes note that a read has waited in vain. One that has hardly waited keeps nobody else.
+    pub fn note_wait_in_vain(&self, begun: Instant, now: Instant) {
+        if now.saturating_duration_since(begun) >= IN_VAIN {
+            self.content.state.lock().waited_in_vain = Some(Vain {
+                at: now,
+                reachable: self.is_reachable(),
+            });
+        }
+    }
+
+    fn is_reachable(&self) -> bool {
+        let cache = self.cache.upgrade();
+        cache.is_some_and(|cache| cache.fetcher.store.is_reachable())
     }
 
     /// Waits until the file is whole and verified. Remote lane.
     pub async fn fill(self: &Arc<Self>) -> Result<(), CacheError> {
+        let _all_of_it = Wanted::begin(&self.content);
         loop {
             self.demand_all().await?;
             loop {

@@ -1,6 +1,5 @@
 //! What is known of a file as audio: read from its bytes as they arrive, and used for the read-ahead.
 
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::Cache;
@@ -20,9 +19,10 @@ impl Source for Content {
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> bool {
-        let range = offset..offset.saturating_add(buf.len() as u64);
-        self.state.lock().present.contains(range)
-            && self.reader().read_exact_at(buf, offset).is_ok()
+        let ends_within = offset
+            .checked_add(buf.len() as u64)
+            .is_some_and(|end| end <= self.size);
+        ends_within && matches!(self.read_present(offset, buf), Some(Ok(())))
     }
 }
 

@@ -13,6 +13,7 @@
 //! fetch      who asks for what is missing  transfer   how it arrives
 //! read_ahead what is wanted next           schedule   whose wish comes first
 //! line       how much is asked for at once room       budget, eviction, expiry
+//! punch      room in files in use
 //! behind     the housekeeping thread       export     metadata.json
 //! layout     what a file tells as audio     pins       what is never evicted
 //! ```
@@ -35,6 +36,7 @@ mod layout;
 mod line;
 mod pins;
 mod place;
+mod punch;
 mod ranges;
 mod read_ahead;
 mod room;
@@ -57,6 +59,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 
 use crate::clock::SharedClock;
 use crate::disk::{self, FileId};
@@ -223,6 +226,8 @@ pub struct Cache {
     index: RwLock<Arc<Index>>,
     remaking: Mutex<()>,
     evicting: Mutex<()>,
+    /// Rung when a verification has ended.
+    verified: Notify,
     pinned: Pinned,
     /// Listings that are not in the index yet, by folder.
     pending: Mutex<HashMap<String, Arc<SavedListing>>>,
@@ -264,6 +269,7 @@ impl Cache {
             index: RwLock::new(Arc::new(index)),
             remaking: Mutex::new(()),
             evicting: Mutex::new(()),
+            verified: Notify::new(),
             pinned: Pinned::default(),
             pending: Mutex::new(HashMap::new()),
             behind: Behind::default(),

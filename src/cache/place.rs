@@ -222,16 +222,17 @@ impl Cache {
             let touched = content.touched.swap(false, Ordering::Relaxed);
             let changed = std::mem::take(&mut state.dirty) || touched;
             let empty = state.present.bytes() == 0 && state.phase != Phase::Complete;
+            let has_no_row = empty || state.has_holes;
             // After the clean end a new range would not be known to be synced.
             if !changed || self.ended.load(Ordering::Relaxed) {
                 return Saved::Current;
             }
-            (!empty).then(|| content.row(&state))
+            (!has_no_row).then(|| content.row(&state))
         };
         let index = self.index();
         let saved = match row {
             Some(row) => index.save(&row),
-            // What an earlier row tells was dropped as damaged.
+            // What an earlier row tells was dropped as damaged, or has given way.
             None => index.remove(content.id).map(drop),
         };
         if self.logged(saved).is_some() {
@@ -251,7 +252,7 @@ impl Cache {
     /// Lets entries that nobody uses go from memory when there are too many.
     pub(super) fn trim(&self) {
         for file in self.table.surplus() {
-            let empty = file.held_bytes() == 0 && !file.is_complete();
+            let empty = file.is_empty() || file.content.has_holes();
             match self.save(&file) {
                 Saved::Current if !empty => self.table.let_go(file),
                 Saved::Unsettled => {}
@@ -366,14 +367,19 @@ impl Cache {
 
     /// Gives back the space of files that were removed by hand, as far as nobody reads them.
     pub(super) fn drop_unnamed(&self) {
+        self.drop_unused(|file| !file.is_named());
+    }
+
+    /// Gives up the files in memory that are unwanted and that nobody uses.
+    pub(super) fn drop_unused(&self, is_unwanted: impl Fn(&CacheFile) -> bool) {
         let files = self.table.all();
-        let unnamed: Vec<_> = files
+        let unwanted: Vec<_> = files
             .iter()
-            .filter(|file| !file.is_named())
+            .filter(|file| is_unwanted(file))
             .map(|file| (file.version.clone(), file.content.id))
             .collect();
         drop(files);
-        for (version, id) in unnamed {
+        for (version, id) in unwanted {
             if let Some(leaving) = self.table.leave_unused(&version, id) {
                 leaving.file().iter().for_each(|file| self.retire(file));
             }

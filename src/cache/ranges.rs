@@ -48,6 +48,30 @@ impl RangeSet {
         added
     }
 
+    /// Takes a range out; returns how many bytes of it were in the set.
+    pub(super) fn remove(&mut self, range: Range<u64>) -> u64 {
+        if range.is_empty() {
+            return 0;
+        }
+        let mut removed = 0;
+        // What begins before our end and reaches beyond our start, from the right.
+        while let Some((&other, &other_end)) = self.ends.range(..range.end).next_back() {
+            if other_end <= range.start {
+                break;
+            }
+            self.ends.remove(&other);
+            removed += other_end.min(range.end) - other.max(range.start);
+            if other_end > range.end {
+                self.ends.insert(range.end, other_end);
+            }
+            if other < range.start {
+                self.ends.insert(other, range.start);
+            }
+        }
+        self.bytes -= removed;
+        removed
+    }
+
     /// Whether all of a range is in the set; an empty range is.
     pub(super) fn contains(&self, range: Range<u64>) -> bool {
         range.is_empty()
@@ -121,14 +145,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_set_is_its_bitmap(inserted in ranges(), asked in ranges()) {
+        fn a_set_is_its_bitmap(
+            inserted in ranges(),
+            removed in ranges(),
+            more in ranges(),
+            asked in ranges(),
+        ) {
             let mut set = RangeSet::default();
             let mut model = [false; SIZE as usize];
-            for range in inserted {
+            let changes = inserted.into_iter().map(|range| (range, true));
+            let changes = changes.chain(removed.into_iter().map(|range| (range, false)));
+            for (range, held) in changes.chain(more.into_iter().map(|range| (range, true))) {
                 let before = model.iter().filter(|bit| **bit).count() as u64;
-                model[range.start as usize..range.end as usize].fill(true);
+                model[range.start as usize..range.end as usize].fill(held);
                 let after = model.iter().filter(|bit| **bit).count() as u64;
-                prop_assert_eq!(set.insert(range), after - before);
+                match held {
+                    true => prop_assert_eq!(set.insert(range), after - before),
+                    false => prop_assert_eq!(set.remove(range), before - after),
+                }
                 prop_assert_eq!(set.bytes(), after);
             }
             for range in asked {

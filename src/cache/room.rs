@@ -2,15 +2,18 @@
 //!
 //! Entries in use (open, or being filled) are never taken from under their readers, nor are pinned
 //! ones; of the others the least recently used go first, and those last of which only what a scan
-//! looks at is here. A request reserves its bytes before it is sent, so that the bytes on disk stay
-//! within the budget while many requests are under way.
+//! looks at is here. If that is not enough, files in use that are not whole give up what they got first
+//! (`punch`); one that would take most of the budget does so before any other file goes. A request reserves
+//! its bytes before it is sent, so that the bytes on disk stay within the budget while many requests
+//! are under way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::file::{CacheFile, Place};
 use super::index::{Cursor, Row, to_ms};
+use super::schedule::Purpose;
 use super::{Cache, CleanupReport};
 use crate::disk;
 
@@ -30,6 +33,8 @@ const LOOK_BYTES: u64 = 1 << 20;
 const LOOKS_PART: u64 = 8;
 /// Rows looked at at once.
 const PAGE_ROWS: u32 = 256;
+/// How long a request waits for files that can go once they are verified. Longer would be heard.
+const VERIFICATION_WAIT: Duration = Duration::from_secs(1);
 /// Before all others in an order by time.
 const START: Cursor = (i64::MIN, None);
 
@@ -121,17 +126,59 @@ impl Cache {
         }
     }
 
-    /// Makes room for what is reserved; whether there is.
-    pub(super) async fn make_room(self: &Arc<Self>) -> bool {
-        if self.excess_bytes() == 0 {
-            return true;
+    /// Makes room for what is reserved for a file; whether there is. What somebody needs waits for files
+    /// that can go as soon as they are verified, but not for long.
+    pub(super) async fn make_room(
+        self: &Arc<Self>,
+        file: &Arc<CacheFile>,
+        purpose: Purpose,
+    ) -> bool {
+        let begun = Instant::now();
+        while self.excess_bytes() > 0 {
+            let verified = self.verified.notified();
+            tokio::pin!(verified);
+            verified.as_mut().enable();
+            let (cache, file) = (Arc::clone(self), Arc::clone(file));
+            let made = tokio::task::spawn_blocking(move || cache.make_room_now(&file, purpose));
+            let left = VERIFICATION_WAIT.saturating_sub(begun.elapsed());
+            match made.await {
+                Ok(true) => return true,
+                Ok(false) if purpose == Purpose::Needed && self.table.is_verifying_unused() => {
+                    if tokio::time::timeout(left, verified).await.is_err() {
+                        return false;
+                    }
+                }
+                _ => return false,
+            }
         }
-        let cache = Arc::clone(self);
-        let evicted = tokio::task::spawn_blocking(move || {
-            cache.evict();
-            cache.excess_bytes() == 0
-        });
-        evicted.await.unwrap_or(false)
+        true
+    }
+
+    fn make_room_now(&self, file: &CacheFile, purpose: Purpose) -> bool {
+        let _one_at_a_time = self.evicting.lock();
+        let wanted = |cache: &Cache| match cache.excess_bytes() {
+            0 => 0,
+            excess => excess + cache.slack_bytes(),
+        };
+        let is_needed_soon = purpose != Purpose::Background;
+        if file.size() > self.max_bytes / 2 {
+            // All of it can never be here, or nothing else could.
+            if !is_needed_soon {
+                return self.excess_bytes() == 0;
+            }
+            match wanted(self) {
+                0 => return true,
+                wanted => self.punch(file, wanted),
+            };
+        }
+        match wanted(self) {
+            0 => return true,
+            wanted => self.evict_bytes(wanted),
+        };
+        if is_needed_soon && self.excess_bytes() > 0 {
+            self.punch_files(wanted(self));
+        }
+        self.excess_bytes() == 0
     }
 
     /// Frees some bytes although the disk claims to have had more.
@@ -139,7 +186,10 @@ impl Cache {
         let cache = Arc::clone(self);
         let evicted = tokio::task::spawn_blocking(move || {
             let _one_at_a_time = cache.evicting.lock();
-            cache.evict_bytes(cache.slack_bytes().max(1));
+            let wanted = cache.slack_bytes().max(1);
+            if cache.evict_bytes(wanted).1 < wanted {
+                cache.punch_files(wanted);
+            }
         });
         let _ = evicted.await;
     }
@@ -184,11 +234,14 @@ impl Cache {
     /// See [`Cache::give_way`].
     pub(super) fn free_bytes(&self, wanted: u64) -> u64 {
         let _one_at_a_time = self.evicting.lock();
-        let freed = self.evict_bytes(wanted).1;
-        match freed < wanted {
-            true => freed + self.evict_unrecorded(wanted - freed),
-            false => freed,
+        let mut freed = self.evict_bytes(wanted).1;
+        if freed < wanted {
+            freed += self.evict_unrecorded(wanted - freed);
         }
+        if freed < wanted {
+            freed += self.punch_files(wanted - freed);
+        }
+        freed
     }
 
     /// Removes entries that have no row: on a full disk none can be written.
@@ -217,6 +270,8 @@ impl Cache {
     }
 
     fn evict_bytes(&self, wanted: u64) -> (u64, u64) {
+        // No row tells of these.
+        self.drop_unused(|file| file.content.has_holes());
         self.save_changed();
         let looks = self.logged(self.index().bytes_of_looks(LOOK_BYTES));
         let (mut files, mut bytes) = match looks {

@@ -193,7 +193,13 @@ impl CacheFile {
         }
         match state.first_gap(wishes.wanted(self.size())) {
             Some(gap) => Need::Within(wishes.seconds_until(gap.start)),
-            None if wishes.whole && state.first_gap(0..self.size()).is_some() => Need::Sometime,
+            // What has given way for want of room is not brought back until somebody reads it.
+            None if wishes.whole
+                && !state.has_holes
+                && state.first_gap(0..self.size()).is_some() =>
+            {
+                Need::Sometime
+            }
             None => Need::Nothing,
         }
     }

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use super::file::CacheFile;
+use super::file::{CacheFile, Phase};
 use super::index::to_ms;
 use crate::disk::FileId;
 use crate::store::ObjectVersion;
@@ -177,6 +177,18 @@ impl Table {
     /// Returns all entries in memory.
     pub(super) fn all(&self) -> Vec<Arc<CacheFile>> {
         self.state.lock().files.values().cloned().collect()
+    }
+
+    /// Whether there are entries that nobody uses and that are still being verified.
+    pub(super) fn is_verifying_unused(&self) -> bool {
+        let state = self.state.lock();
+        let mut files = state.files.values();
+        // One count is the table's and one the verification's.
+        files.any(|file| {
+            Arc::strong_count(file) == 2
+                && Arc::strong_count(&file.content) == 1
+                && file.content.state.lock().phase == Phase::Verifying
+        })
     }
 
     /// Returns the ids of the entries in memory.

@@ -15,6 +15,7 @@ use futures::{FutureExt, Stream, StreamExt};
 
 use super::file::{CacheFile, Phase};
 use super::room::Reserved;
+use super::schedule::Purpose;
 use super::{Cache, CacheError};
 use crate::store::{GetRequest, GetResponse, ObjectInfo, ReadCondition, StoreError};
 
@@ -51,16 +52,16 @@ impl Progress {
 impl CacheFile {
     /// Brings a range into the file. Retries what is transient, with what is still missing, until
     /// next to nothing has arrived for the deadline; but nobody need wait for a bucket that is known
-    /// not to answer. `ahead` says that it can be done without.
+    /// not to answer. Without room only what is needed comes.
     pub(super) async fn transfer(
-        &self,
+        self: &Arc<Self>,
         cache: &Arc<Cache>,
         range: &Range<u64>,
-        ahead: bool,
+        purpose: Purpose,
     ) -> Result<(), CacheError> {
         let deadline = cache.fetcher.deadline;
         let mut reserved = cache.reserve(range.end - range.start);
-        if !cache.make_room().await && ahead {
+        if !cache.make_room(self, purpose).await && purpose != Purpose::Needed {
             return Err(CacheError::Cancelled);
         }
         let reachable = cache.fetcher.store.is_reachable();

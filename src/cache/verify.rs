@@ -21,7 +21,12 @@ impl Cache {
     pub(super) fn verify_behind(self: &Arc<Self>, file: &Arc<CacheFile>) {
         let work = || {
             let (cache, file) = (Arc::clone(self), Arc::clone(file));
-            move || cache.verify(&file)
+            move || {
+                cache.verify(&file);
+                // By now it can be evicted.
+                drop(file);
+                cache.verified.notify_waiters();
+            }
         };
         let low = work();
         let spawned = std::thread::Builder::new()

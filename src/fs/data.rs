@@ -3,7 +3,6 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use super::attr::{Fh, Ino, Kind};
 use super::handle::{FileHandle, Handle};
@@ -13,10 +12,6 @@ use crate::cache::CacheFile;
 use crate::error::{FsError, FsResult};
 use crate::staging::{Edit, JournalError, StagedFile};
 use crate::store::{ETag, Key, Origin};
-
-/// So long after a read has waited in vain the next one of its handle does not wait: what a read-ahead
-/// did not bring, the kernel asks for once more, for one and the same caller.
-const IN_VAIN: Duration = Duration::from_secs(1);
 
 /// As many bytes are copied by one call of `copy_file_range` at most.
 const COPY_BYTES: usize = 4 << 20;
@@ -82,14 +77,14 @@ impl Fs {
                 Ok(buf)
             }
             Bytes::Cached(cached) => {
-                let lately = |at: Instant| self.clock.instant() < at + IN_VAIN;
-                if file.gave_up_at.lock().is_some_and(lately) {
+                if cached.was_waited_for_in_vain(self.clock.instant()) {
                     return Err(FsError::DeadlineExceeded);
                 }
+                let begun = self.clock.instant();
                 let read = cached.read(&file.stream, offset, len).await;
                 let read = read.map_err(FsError::from);
                 if read.as_ref().is_err_and(FsError::is_outage) {
-                    *file.gave_up_at.lock() = Some(self.clock.instant());
+                    cached.note_wait_in_vain(begun, self.clock.instant());
                 }
                 read
             }

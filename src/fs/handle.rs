@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -33,8 +32,6 @@ pub(super) struct FileHandle {
     /// Whether its reads and writes come to us while others pass through.
     pub(super) direct: bool,
     pub(super) stream: ReadStream,
-    /// When a read of it last waited in vain for bytes.
-    pub(super) gave_up_at: Mutex<Option<Instant>>,
 }
 
 /// All handles.

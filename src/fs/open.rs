@@ -145,7 +145,6 @@ impl Fs {
             writes,
             direct: matches!(io, IoChoice::PassthroughDirect(_)),
             stream: ReadStream::default(),
-            gave_up_at: Default::default(),
         };
         Opened {
             fh: self.handles.insert(Handle::File(handle)),

@@ -102,6 +102,16 @@ impl Index {
         })
     }
 
+    /// Removes the row of a file so that it is gone after a power cut as well.
+    pub(in crate::cache) fn remove_for_good(&self, id: FileId) -> io::Result<()> {
+        self.change(|connection| {
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            let removed = connection.execute("DELETE FROM entries WHERE id = ?1", [blob(id)]);
+            connection.pragma_update(None, "synchronous", "NORMAL")?;
+            removed.map(drop)
+        })
+    }
+
     /// Lets the age of an entry count from `now`.
     pub(in crate::cache) fn revalidated(
         &self,

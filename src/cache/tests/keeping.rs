@@ -1,7 +1,7 @@
 //! What the cache keeps, and what it forgets: restarts, TTL, eviction, staging, removal by hand.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use super::*;
 use crate::store::ListedObject;
@@ -176,6 +176,39 @@ fn open_files_are_not_evicted_even_over_the_budget() {
     drop((files, file));
     bench.cache.cleanup(false);
     assert!(bench.cache.stats().bytes <= 2 << 20);
+}
+
+#[test]
+fn what_came_first_of_files_in_use_makes_way_and_is_fetched_again() {
+    const LIMIT: u64 = 8 << 20;
+    let bench = Bench::with(|options| options.max_bytes = Some(LIMIT));
+    let objects = ["a", "b"].map(|key| bench.object(key, 20 * MIB));
+    let files = objects
+        .each_ref()
+        .map(|(version, _)| bench.cache.open_file(version, 20 << 20).unwrap());
+    let streams = [ReadStream::default(), ReadStream::default()];
+    let path = |file: &Arc<CacheFile>| bench.options.dir.join(file.id().cache_name());
+    let on_disk = |file: &Arc<CacheFile>| fs::metadata(path(file)).unwrap().blocks() * 512;
+    for at in (0..20 * MIB).step_by(256 * KIB).chain([0]) {
+        for ((file, stream), (_, bytes)) in files.iter().zip(&streams).zip(&objects) {
+            let read = file.read(stream, at as u64, 256 * KIB);
+            assert!(bench.runtime.block_on(read).unwrap() == bytes[at..at + 256 * KIB]);
+        }
+        let held: u64 = files.iter().map(on_disk).sum();
+        assert!(held <= LIMIT + (4 << 20), "{held} at {at}");
+    }
+    // Who needs all of one gets it.
+    bench.runtime.block_on(files[0].fill()).unwrap();
+    assert!(files[0].is_complete());
+    // No row tells of the other's bytes, and it goes with its last user.
+    bench.wait_until(|| files[1].content.state.lock().fetches.is_empty());
+    bench.cache.round();
+    let (version, id) = (files[1].version().clone(), files[1].id());
+    assert!(!bench.cache.index().has_file(id).unwrap());
+    drop((files, streams));
+    bench.cache.cleanup(false);
+    assert!(bench.cache.get(&version).is_none());
+    assert!(bench.cache.stats().bytes <= LIMIT);
 }
 
 #[test]
