@@ -36,7 +36,7 @@ const LONGEST_GRACE: Duration = Duration::from_millis(300);
 pub(super) struct Fetch {
     pub(super) range: Range<u64>,
     /// Asked for before anybody needed it, so it may be given up.
-    ahead: bool,
+    pub(super) ahead: bool,
     /// How it ended.
     outcome: OnceLock<Result<(), CacheError>>,
     /// Who would miss it; changes under the lock of the file's ranges only.
@@ -129,7 +129,7 @@ impl CacheFile {
         let fetch = (state.phase == Phase::Filling)
             .then(|| state.first_gap(first))
             .flatten()
-            .map(|gap| register(&mut state, gap, false));
+            .map(|gap| register(&mut state, gap, true));
         drop(state);
         match fetch {
             Some(fetch) => {
@@ -334,7 +334,7 @@ impl CacheFile {
             let mut run = end.wish.run.take();
             end.result = tokio::select! {
                 biased;
-                result = end.file.transfer(&end.cache, &end.fetch.range, end.wish.purpose) => result,
+                result = end.file.transfer(&end.cache, &end.fetch, end.wish.purpose) => result,
                 () = given_up(&end, run.as_mut()) => Err(CacheError::Cancelled),
             };
             end.learn();

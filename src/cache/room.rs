@@ -126,11 +126,12 @@ impl Cache {
         }
     }
 
-    /// Makes room for what is reserved for a file; whether there is. What somebody needs waits for files
-    /// that can go as soon as they are verified, but not for long.
+    /// Makes room for what is reserved for a file; whether there is. Who needs something waits for files
+    /// that can go as soon as they are verified, but not for long; `ahead` says that nobody does yet.
     pub(super) async fn make_room(
         self: &Arc<Self>,
         file: &Arc<CacheFile>,
+        ahead: bool,
         purpose: Purpose,
     ) -> bool {
         let begun = Instant::now();
@@ -143,7 +144,7 @@ impl Cache {
             let left = VERIFICATION_WAIT.saturating_sub(begun.elapsed());
             match made.await {
                 Ok(true) => return true,
-                Ok(false) if purpose == Purpose::Needed && self.table.is_verifying_unused() => {
+                Ok(false) if !ahead && self.table.is_verifying_unused() => {
                     if tokio::time::timeout(left, verified).await.is_err() {
                         return false;
                     }

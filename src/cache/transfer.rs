@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::stream::Fuse;
 use futures::{FutureExt, Stream, StreamExt};
 
+use super::fetch::Fetch;
 use super::file::{CacheFile, Phase};
 use super::room::Reserved;
 use super::schedule::Purpose;
@@ -52,16 +53,17 @@ impl Progress {
 impl CacheFile {
     /// Brings a range into the file. Retries what is transient, with what is still missing, until
     /// next to nothing has arrived for the deadline; but nobody need wait for a bucket that is known
-    /// not to answer. Without room only what is needed comes.
+    /// not to answer. Without room only what somebody waits for comes.
     pub(super) async fn transfer(
         self: &Arc<Self>,
         cache: &Arc<Cache>,
-        range: &Range<u64>,
+        fetch: &Fetch,
         purpose: Purpose,
     ) -> Result<(), CacheError> {
         let deadline = cache.fetcher.deadline;
+        let range = &fetch.range;
         let mut reserved = cache.reserve(range.end - range.start);
-        if !cache.make_room(self, purpose).await && purpose != Purpose::Needed {
+        if !cache.make_room(self, fetch.ahead, purpose).await && fetch.ahead {
             return Err(CacheError::Cancelled);
         }
         let reachable = cache.fetcher.store.is_reachable();
