@@ -27,6 +27,8 @@ RCLONE = """--vfs-cache-mode full --vfs-cache-max-size 40G --vfs-read-chunk-size
 SEGMENT = 8 * MIB
 SMALL = os.urandom(64 << 10)
 SAVES = 20
+# Before each measurement so much of the processors' time is idle for so long; seconds.
+IDLE, REST, LONGEST_REST = 0.85, 0.5, 30
 README, CHART = ROOT / "README.md", ROOT / "docs/bench.svg"
 BEGIN, END = "<!-- scripts/bench --only compare --write -->\n", "<!-- end -->\n"
 
@@ -140,6 +142,26 @@ def save(folder):
     os.rename(folder / "song.tmp", folder / "song.rpp")
 
 
+def idle_share(seconds):
+    """Returns how much of the processors' time was idle, watched for so long."""
+
+    def times():
+        values = [int(value) for value in open("/proc/stat", encoding="ascii").readline().split()[1:]]
+        return values[3], sum(values)
+
+    idle, whole = times()
+    time.sleep(seconds)
+    idle_then, whole_then = times()
+    return (idle_then - idle) / max(whole_then - whole, 1)
+
+
+def rest():
+    """Waits until what the side before asked for ahead, or has to upload, is done; not for ever."""
+    until = time.monotonic() + LONGEST_REST
+    while idle_share(REST) < IDLE and time.monotonic() < until:
+        pass
+
+
 class Comparison:
     """The sides, and the rows of the table."""
 
@@ -152,6 +174,7 @@ class Comparison:
         for number in range(self.rounds):
             order = list(self.sides)
             for side in order[number % len(order):] + order[: number % len(order)]:
+                rest()
                 times[side].append(work(self.sides[side], number))
         reference = next(iter(times.values()))
         values = []
@@ -171,12 +194,6 @@ class Comparison:
         here = lambda side: side.folder / "big-0.wav"
         rounds = self.rounds
 
-        def quiet(work):
-            # What was asked for ahead ends before the next is measured.
-            seconds = timed(work)
-            time.sleep(1)
-            return seconds
-
         def cached(side, dropped):
             read = lambda: read_whole(here(side), memoryview(bytearray(MIB)))
             if dropped:
@@ -193,9 +210,9 @@ class Comparison:
         for side in self.sides.values():
             side.copy(3 * rounds)
             side.look(3 * rounds)
-        look = lambda side, n: quiet(lambda: side.look(n))
-        seeks = lambda side, n: quiet(lambda: side.seeks(rounds + n, places[n]))
-        copy = lambda side, n: quiet(lambda: side.copy(2 * rounds + n))
+        look = lambda side, n: timed(lambda: side.look(n))
+        seeks = lambda side, n: timed(lambda: side.seeks(rounds + n, places[n]))
+        copy = lambda side, n: timed(lambda: side.copy(2 * rounds + n))
         self.row("far: open + first 64 KiB", "ms", look)
         self.row(f"far: {SEEKS} seeks", "s", seeks)
         self.row("far: 256 MiB in order", "MB/s", copy, BIG)

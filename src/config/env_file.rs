@@ -13,6 +13,9 @@ use std::path::Path;
 /// The most bytes that are read: far above any real file, far below what would hurt.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// What nobody but the owner may read.
+const SECRETS: [&str; 2] = ["R2_SECRET_ACCESS_KEY", "R2_SESSION_TOKEN"];
+
 /// One assignment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Assignment {
@@ -68,7 +71,10 @@ pub(super) fn read(what: &str, path: &Path, uid: u32) -> Result<EnvFile, OpenErr
         Ok(length) if length as u64 > MAX_BYTES => Err(OpenError::Refused(format!(
             "{what} {shown} has more than {MAX_BYTES} bytes: it is none"
         ))),
-        Ok(_) => Ok(EnvFile { text, warning }),
+        Ok(_) => {
+            refuse_open_secret(what, &file, path, &text)?;
+            Ok(EnvFile { text, warning })
+        }
         Err(error) => Err(OpenError::Refused(format!(
             "{what} {shown} cannot be read: {error}"
         ))),
@@ -109,6 +115,20 @@ fn check_owner_and_mode(
              run: chmod 600 {shown}"
         )
     }))
+}
+
+/// Refuses a secret that every user of the machine may read. One that a group may is the owner's choice.
+fn refuse_open_secret(what: &str, file: &File, path: &Path, text: &str) -> Result<(), OpenError> {
+    let mode = file.metadata().map_or(0, |metadata| metadata.mode()) & 0o777;
+    let is_secret = |it: &Assignment| SECRETS.contains(&&*it.name) && !it.value.is_empty();
+    if mode & 0o004 == 0 || !parse(text).0.iter().any(is_secret) {
+        return Ok(());
+    }
+    let shown = path.display();
+    Err(OpenError::Refused(format!(
+        "{what} {shown} may be read by everybody (mode {mode:03o}), and a secret is in it; run: \
+         chmod 600 {shown}, and make a new token if somebody may have read it"
+    )))
 }
 
 /// Returns the assignments in `text`, in order, and the lines that are none.

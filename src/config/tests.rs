@@ -229,11 +229,31 @@ fn a_folder_called_env_is_no_env_file() {
 }
 
 #[test]
-fn an_env_file_that_others_may_read_is_warned_about_and_one_they_may_write_is_refused() {
+fn what_others_may_read_is_warned_about_and_a_secret_or_what_they_may_write_is_refused() {
     let case = Case::local(&[]);
     case.write(".env", "");
     fs::set_permissions(case.path(".env"), fs::Permissions::from_mode(0o644)).unwrap();
     assert!(case.load().warnings[0].contains("may be read by others"));
+    for (line, refused) in [
+        ("R2_SECRET_ACCESS_KEY=\n", false),
+        (
+            "R2_BUCKET_NAME=a\nexport R2_SECRET_ACCESS_KEY='canary'\n",
+            true,
+        ),
+        ("R2_SESSION_TOKEN=canary\n", true),
+    ] {
+        fs::write(case.path(".env"), line).unwrap();
+        match refused {
+            true => {
+                let error = case.error();
+                assert!(
+                    error.contains("chmod 600") && !error.contains("canary"),
+                    "{error}"
+                );
+            }
+            false => drop(case.load()),
+        }
+    }
     fs::set_permissions(case.path(".env"), fs::Permissions::from_mode(0o666)).unwrap();
     assert!(case.error().contains("may be written by others"));
 }
@@ -522,11 +542,17 @@ fn a_credentials_file_that_cannot_be_used_is_named_and_never_quoted() {
 }
 
 #[test]
-fn a_credentials_file_that_others_may_read_is_warned_about() {
+fn a_credentials_file_that_everybody_may_read_is_refused() {
     let case = Case::r2(&[("R2_CREDENTIALS_FILE", "keys")]);
     case.write("keys", "R2_ACCESS_KEY_ID=a\nR2_SECRET_ACCESS_KEY=b\n");
     assert_eq!(case.load().warnings, [""; 0]);
     fs::set_permissions(case.path("keys"), fs::Permissions::from_mode(0o644)).unwrap();
+    let error = case.error();
+    assert!(
+        error.contains("the credentials file") && error.contains("chmod 600"),
+        "{error}"
+    );
+    fs::set_permissions(case.path("keys"), fs::Permissions::from_mode(0o640)).unwrap();
     let warnings = case.load().warnings;
     assert!(warnings[0].contains("the credentials file"), "{warnings:?}");
     assert!(warnings[0].contains("chmod 600"), "{warnings:?}");

@@ -151,7 +151,7 @@ fn what_is_wrong_is_named_with_what_to_do() {
     mount.set("R2_ACCESS_KEY_ID", "admin-key");
     mount.set("R2_SECRET_ACCESS_KEY", "admin-secret-of-this-test");
     mount.write_env_file();
-    fs::set_permissions(mount.env_file(), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(mount.env_file(), fs::Permissions::from_mode(0o640)).unwrap();
     fs::create_dir(mount.beside("staging")).unwrap();
     fs::set_permissions(mount.beside("staging"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(mount.beside("staging/journal.db"), [7; 8192]).unwrap();
