@@ -22,6 +22,7 @@ mod mountpoint;
 mod notify;
 mod outstanding;
 mod pins;
+mod privileges;
 mod queue;
 mod session;
 mod share;

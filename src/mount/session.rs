@@ -16,7 +16,9 @@ use super::error::MountError;
 use super::log::Log;
 use super::signals::Signals;
 use super::supervise::{MountPlace, Running};
-use super::{Assemble, Request, Service, directories, mountinfo, mountpoint, notify, unmount};
+use super::{
+    Assemble, Request, Service, directories, mountinfo, mountpoint, notify, privileges, unmount,
+};
 use crate::config::{Access, Backend, Config, MountOptions};
 use crate::control::MountIdentity;
 use crate::control::exposition::Exposition;
@@ -49,6 +51,7 @@ pub(super) fn start<F: fuser::Filesystem>(
     }
     raise_descriptor_limit();
     leave_no_core();
+    privileges::keep_what_is_needed();
     let runtime = build_runtime()?;
     // Signals and sockets register with the runtime they are made on.
     let entered = runtime.enter();

@@ -272,3 +272,37 @@ fn systemd_understands_the_unit() {
         .collect();
     assert!(about_us.is_empty(), "{said}");
 }
+
+/// What the capabilities of a process are, as a set of bits.
+fn capabilities(pid: u64, which: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(which));
+    let (_, bits) = line.unwrap().split_once(':').unwrap();
+    u64::from_str_radix(bits.trim(), 16).unwrap()
+}
+
+#[test]
+fn a_mount_by_root_gives_up_what_it_does_not_need() {
+    // Their numbers (capability.h): CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, NET_BIND_SERVICE, SYS_ADMIN,
+    // SYS_RESOURCE, MKNOD, LEASE.
+    let kept = [0, 1, 2, 3, 4, 10, 21, 24, 27, 28].map(|number| 1_u64 << number);
+    let kept = kept.iter().fold(0, |all, one| all | one);
+    let mut mount = prepared();
+    mount.mount();
+    let pid = mount.status()["pid"].as_u64().unwrap();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let task = task.unwrap().file_name().into_string().unwrap();
+        let task = task.parse().unwrap();
+        for which in ["CapEff", "CapPrm", "CapInh"] {
+            let held = capabilities(task, which);
+            assert_eq!(held & !kept, 0, "{which} {held:x}");
+        }
+        assert_eq!(capabilities(task, "NoNewPrivs"), 1);
+    }
+    // And it can still do all that it did: a file for another user, unmounting.
+    let path = mount.path("samples/theirs.wav");
+    fs::write(&path, "sound").unwrap();
+    std::os::unix::fs::chown(&path, Some(1234), Some(1234)).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"sound");
+    mount.unmount();
+}
