@@ -37,6 +37,23 @@ install_packages() {
         apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+# take_from_package PACKAGE FILE: puts a command of a Debian package into $TOOLS/bin; the package itself would start a
+# daemon.
+take_from_package() {
+    have apt-get || return 1
+    local folder status=0
+    folder=$(mktemp -d) && chmod 755 "$folder"
+    say "taking ${2##*/} from the package $1"
+    (
+        cd "$folder"
+        apt-get download -qq "$1" 2>/dev/null ||
+            { as_root apt-get update -qq && apt-get download -qq "$1"; }
+        dpkg-deb -x "$1"_*.deb .
+    ) && mkdir -p "$TOOLS/bin" && install -m 755 "$folder/$2" "$TOOLS/bin/" || status=1
+    rm -rf "$folder"
+    return "$status"
+}
+
 # need COMMAND=PACKAGE…: installs what is missing, or says what to install and fails.
 need() {
     local packages

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Index, from_ms, to_ms};
+use super::{Index, from_ms, set_state, to_ms};
 use crate::cache::HeldObject;
 use crate::cache::ranges::RangeSet;
 use crate::disk::FileId;
@@ -106,9 +106,9 @@ impl Index {
     pub(in crate::cache) fn remove_for_good(&self, id: FileId) -> io::Result<()> {
         self.change(|connection| {
             connection.pragma_update(None, "synchronous", "FULL")?;
-            let removed = connection.execute("DELETE FROM entries WHERE id = ?1", [blob(id)]);
+            let removed = remove_and_note(connection, id);
             connection.pragma_update(None, "synchronous", "NORMAL")?;
-            removed.map(drop)
+            removed
         })
     }
 
@@ -324,10 +324,18 @@ fn row_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     })
 }
 
+/// The note makes it a change also if the row is gone already: only a change is synced.
+fn remove_and_note(connection: &mut Connection, id: FileId) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute("DELETE FROM entries WHERE id = ?1", [blob(id)])?;
+    set_state(&transaction, "removed", &id.to_string())?;
+    transaction.commit()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::index::{set_state, to_ms};
+    use crate::cache::index::to_ms;
 
     fn row(key: &str, used_ms: i64, complete: bool) -> Row {
         let mut present = RangeSet::default();
