@@ -1,6 +1,7 @@
 //! Does the Debian package hold what it should, where the system looks for it?
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -76,6 +77,7 @@ fn check_example(path: &Path) {
     assert_ne!(text, filled);
     let file = path.with_file_name("filled.env");
     fs::write(&file, filled).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     let config = Config::load(&Inputs {
         env_file: Some(file),
         environment: Default::default(),

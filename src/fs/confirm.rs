@@ -181,24 +181,12 @@ impl Fs {
     }
 
     fn show_confirmed(&self, record: &Record, version: ObjectVersion) {
-        let inode = {
-            let mut tree = self.tree.lock();
-            let found = tree.find(record.key.as_str());
-            let found = found.map(|(parent, entry)| (parent, entry.clone()));
-            let Some((parent, entry)) = found else {
-                return;
-            };
-            if let Some(dir) = tree.dir_mut(entry.ino) {
-                dir.note_marker(version);
-                return;
+        let Some(inode) = self.confirmed_inode(record, &version) else {
+            // Nobody has looked since the start. What is here of the source is still of use.
+            if let Change::Copy { source, .. } = &record.change {
+                self.cache.rename_version(source, &version);
             }
-            // A renamed file that the kernel forgot is still known by its old key.
-            let Some(inode) = tree.materialise(parent, &entry.spelling) else {
-                return;
-            };
-            // Held meanwhile: what leaves memory leaves it with the version it has.
-            tree.looked_up(inode.ino);
-            inode
+            return;
         };
         match &record.change {
             Change::Put { file, .. } => {
@@ -213,6 +201,23 @@ impl Fs {
             Change::Folder { .. } | Change::Delete(_) => {}
         }
         self.tree.lock().forget(inode.ino, 1);
+    }
+
+    /// Returns the file whose record was confirmed, held in memory, if the tree knows it; tells a folder of
+    /// its marker.
+    fn confirmed_inode(&self, record: &Record, version: &ObjectVersion) -> Option<Arc<Inode>> {
+        let mut tree = self.tree.lock();
+        let found = tree.find(record.key.as_str());
+        let (parent, entry) = found.map(|(parent, entry)| (parent, entry.clone()))?;
+        if let Some(dir) = tree.dir_mut(entry.ino) {
+            dir.note_marker(version.clone());
+            return None;
+        }
+        // A renamed file that the kernel forgot is still known by its old key.
+        let inode = tree.materialise(parent, &entry.spelling)?;
+        // Held meanwhile: what leaves memory leaves it with the version it has.
+        tree.looked_up(inode.ino);
+        Some(inode)
     }
 
     /// The bytes are the bucket's from now on, and the staged file is a file of the cache that has
@@ -404,6 +409,10 @@ impl Fs {
         self.stopping.store(true, Ordering::Relaxed);
         self.settle_open();
         self.keep_touched_folders();
+        // What was released last is not synced yet, and moves only then.
+        if let Err(error) = self.journal().sync() {
+            log::error!("released files stay in staging: {error}");
+        }
         self.carry_out_releases();
     }
 }

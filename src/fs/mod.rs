@@ -267,6 +267,8 @@ impl Fs {
         });
         fs.show_local_names();
         fs.settle_replay(replay);
+        // Whoever reads them at once finds them here, also without a bucket.
+        fs.carry_out_releases();
         let observer = Arc::downgrade(&fs);
         fs.cache.observe_damage(Box::new(move |version| {
             if let Some(fs) = observer.upgrade() {

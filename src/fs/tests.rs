@@ -411,6 +411,23 @@ fn a_folder_stays_while_some_of_its_objects_are_to_go() {
 }
 
 #[test]
+fn a_copy_that_is_confirmed_before_anybody_looks_keeps_the_bytes_that_are_here() {
+    let bench = Bench::new();
+    bench.save("a", b"take");
+    bench.upload("layers/a");
+    bench.rename("a", "b");
+    let bench = bench.after_kill();
+    let version = ObjectVersion {
+        key: bench.key("layers/b"),
+        etag: ETag::of_md5(Md5::of(b"take")),
+    };
+    let record = bench.record("layers/b").unwrap();
+    let holds = Some(version.etag.clone());
+    bench.fs.confirm_upload(&record, holds).unwrap();
+    assert!(bench.fs.cache.get(&version).is_some());
+}
+
+#[test]
 fn a_version_that_moved_is_taken_from_where_it_lies() {
     let bench = Bench::new();
     let ino = bench.save("a", b"take");
