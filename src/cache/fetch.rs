@@ -300,8 +300,7 @@ impl CacheFile {
         }
         let gap = match state.first_gap(wishes.wanted(self.size())) {
             Some(gap) => gap,
-            None if wishes.whole && !state.has_holes => state.first_gap(0..self.size())?,
-            None => return None,
+            None => state.gap_to_whole(&wishes, self.size())?,
         };
         let length = (wishes.distance(gap.start) / 4).max(near).min(most);
         let fetch = register(&mut state, first_part(gap, length), true);

@@ -19,6 +19,7 @@ use super::fetch::Fetch;
 use super::index::{Row, from_ms, to_ms};
 use super::punch::Arrived;
 use super::ranges::RangeSet;
+use super::read_ahead::StreamState;
 use super::room::Usage;
 use super::{Cache, CacheError, ReadStream};
 use crate::audio::Layout;
@@ -136,6 +137,15 @@ pub(super) struct ContentState {
 }
 
 impl ContentState {
+    /// Returns the first gap of a file that is to be whole. What has given way for want of room is not
+    /// brought back until somebody reads it.
+    pub(super) fn gap_to_whole(&self, wishes: &StreamState, size: u64) -> Option<Range<u64>> {
+        match wishes.whole && !self.has_holes {
+            true => self.first_gap(0..size),
+            false => None,
+        }
+    }
+
     /// Returns the first run in `within` that is neither present nor under way.
     pub(super) fn first_gap(&self, mut within: Range<u64>) -> Option<Range<u64>> {
         loop {

@@ -82,7 +82,8 @@ impl Cache {
     /// Frees bytes of one file; returns how many.
     pub(super) fn punch(&self, file: &CacheFile, wanted: u64) -> u64 {
         let content = &file.content;
-        if self.pinned.holds(&file.version.key) || !content.may_be_punched() {
+        let pinned = self.pinned.holds(&file.version.key);
+        if wanted == 0 || pinned || !content.may_be_punched() {
             return 0;
         }
         if let Err(error) = self.leave_index(content) {

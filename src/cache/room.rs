@@ -157,27 +157,17 @@ impl Cache {
 
     fn make_room_now(&self, file: &CacheFile, purpose: Purpose) -> bool {
         let _one_at_a_time = self.evicting.lock();
-        let wanted = |cache: &Cache| match cache.excess_bytes() {
-            0 => 0,
-            excess => excess + cache.slack_bytes(),
-        };
         let is_needed_soon = purpose != Purpose::Background;
-        if file.size() > self.max_bytes / 2 {
-            // All of it can never be here, or nothing else could.
-            if !is_needed_soon {
-                return self.excess_bytes() == 0;
-            }
-            match wanted(self) {
-                0 => return true,
-                wanted => self.punch(file, wanted),
-            };
+        // All of it can never be here, or nothing else could.
+        let is_large = file.size() > self.max_bytes / 2;
+        if is_large && is_needed_soon {
+            self.punch(file, self.wanted_bytes());
         }
-        match wanted(self) {
-            0 => return true,
-            wanted => self.evict_bytes(wanted),
-        };
-        if is_needed_soon && self.excess_bytes() > 0 {
-            self.punch_files(wanted(self));
+        if !is_large || is_needed_soon {
+            self.evict_wanted();
+        }
+        if is_needed_soon {
+            self.punch_files(self.wanted_bytes());
         }
         self.excess_bytes() == 0
     }
@@ -226,9 +216,21 @@ impl Cache {
     pub(super) fn evict(&self) -> (u64, u64) {
         // Held across the disk's work: another who finds no room waits for what we free.
         let _one_at_a_time = self.evicting.lock();
+        self.evict_wanted()
+    }
+
+    /// Returns how many bytes are to go, if any.
+    fn wanted_bytes(&self) -> u64 {
         match self.excess_bytes() {
+            0 => 0,
+            excess => excess + self.slack_bytes(),
+        }
+    }
+
+    fn evict_wanted(&self) -> (u64, u64) {
+        match self.wanted_bytes() {
             0 => (0, 0),
-            excess => self.evict_bytes(excess + self.slack_bytes()),
+            wanted => self.evict_bytes(wanted),
         }
     }
 

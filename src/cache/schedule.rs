@@ -193,13 +193,7 @@ impl CacheFile {
         }
         match state.first_gap(wishes.wanted(self.size())) {
             Some(gap) => Need::Within(wishes.seconds_until(gap.start)),
-            // What has given way for want of room is not brought back until somebody reads it.
-            None if wishes.whole
-                && !state.has_holes
-                && state.first_gap(0..self.size()).is_some() =>
-            {
-                Need::Sometime
-            }
+            None if state.gap_to_whole(wishes, self.size()).is_some() => Need::Sometime,
             None => Need::Nothing,
         }
     }

@@ -65,9 +65,7 @@ impl Bench {
         let store = Arc::new(LocalStore::open(&path("output")).unwrap());
         let identity = Identity {
             backend: "local".into(),
-            endpoint: String::new(),
-            bucket: String::new(),
-            prefix: String::new(),
+            ..Identity::default()
         };
         let (staging, replay) = Staging::open(&path("staging"), &identity, clock.clone()).unwrap();
         let options = CacheOptions {

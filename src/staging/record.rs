@@ -385,7 +385,7 @@ pub enum Confirmed {
 }
 
 /// Which bucket the journal's records are for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// Kind of store: `r2` or `local`.
     pub backend: String,

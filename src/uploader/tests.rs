@@ -74,9 +74,7 @@ fn version(name: &str, etag: ETag) -> ObjectVersion {
 fn open(dir: &Path, clock: &SharedClock) -> Arc<Staging> {
     let identity = Identity {
         backend: "fake".into(),
-        endpoint: String::new(),
-        bucket: String::new(),
-        prefix: String::new(),
+        ..Identity::default()
     };
     Staging::open(dir, &identity, clock.clone()).unwrap().0
 }

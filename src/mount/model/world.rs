@@ -363,9 +363,7 @@ fn resized(size: u64) -> SetAttr {
 fn identity() -> Identity {
     Identity {
         backend: "model".into(),
-        endpoint: String::new(),
-        bucket: String::new(),
-        prefix: String::new(),
+        ..Identity::default()
     }
 }
 

@@ -10,9 +10,7 @@ const LENGTH: u64 = 6 << 20;
 fn open(dir: &Path) -> Arc<Staging> {
     let identity = Identity {
         backend: "local".into(),
-        endpoint: String::new(),
-        bucket: String::new(),
-        prefix: String::new(),
+        ..Identity::default()
     };
     let clock = Arc::new(SystemClock);
     Staging::open(dir, &identity, clock).unwrap().0
