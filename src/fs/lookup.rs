@@ -245,14 +245,16 @@ impl Fs {
             max_keys: Some(1),
             ..ListRequest::default()
         };
-        let first = self.store.list(request).await?.objects.pop();
+        let mut page = self.store.list(request).await?;
         let moves = self.journal().moves();
-        match first {
+        match page.objects.pop() {
             // It may be all that is left, and about to go.
             Some(object) if self.is_spoken_for(&moves, &object.version) => {
                 self.holds_anything(prefix).await
             }
             Some(_) => Ok(true),
+            // R2 gives fewer keys than were asked for when it likes, also none.
+            None if page.next.is_some() => self.holds_anything(prefix).await,
             None => Ok(false),
         }
     }

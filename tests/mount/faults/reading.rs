@@ -169,3 +169,18 @@ fn listings_that_fail_are_no_absence() {
     model.clear_faults();
     is_read_in_the_end(&mount);
 }
+
+#[test]
+fn pages_without_a_name_are_no_absence() {
+    let (model, mount) = failing(Fault::latency(Duration::ZERO), 0);
+    model.put("segments/deep/s.wav", noise(2, SIZE));
+    let lists = [Operation::ListObjectsV2];
+    // The listing of the folder above may not come first and tell of it.
+    let slow = FaultRule::new(Fault::SlowFirstByte(Duration::from_secs(1))).on(&lists);
+    model.add_fault(slow.key("segments/"));
+    let empty = FaultRule::new(Fault::ShortPage(0)).on(&lists);
+    let empty = model.add_fault(empty.key("segments/deep/").once());
+    let deep = mount.path("segments/deep/s.wav");
+    answered("reading", || assert_file(&deep, &noise(2, SIZE)));
+    assert_eq!(model.fired(empty), 1);
+}

@@ -266,7 +266,7 @@ impl FaultRule {
         self
     }
 
-    /// Only this key, as the client spells it; of a copy, the destination.
+    /// Only this key, as the client spells it; of a copy the destination, of a listing the prefix.
     pub fn key(mut self, key: &str) -> Self {
         self.key = KeyPattern::Exactly(key.to_owned());
         self

@@ -169,6 +169,14 @@ impl Target {
             .map(|(_, value)| value.as_str())
     }
 
+    /// The key that it is about; of a listing, the prefix.
+    pub(crate) fn about(&self) -> Option<&str> {
+        match self.operation {
+            Operation::ListObjectsV2 => self.parameter("prefix"),
+            _ => self.key.as_deref(),
+        }
+    }
+
     fn has(&self, name: &str) -> bool {
         self.parameter(name).is_some()
     }

@@ -96,7 +96,7 @@ impl Armed {
     fn strikes(&mut self, target: &Target) -> bool {
         let rule = &self.rule;
         let known = rule.operations.is_empty() || rule.operations.contains(&target.operation);
-        if self.cleared || !known || !rule.key.matches(target.key.as_deref()) {
+        if self.cleared || !known || !rule.key.matches(target.about()) {
             return false;
         }
         self.matched += 1;
