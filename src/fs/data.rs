@@ -279,11 +279,11 @@ impl Fs {
 
     /// Sets a file's length; a version is settled at once when nobody has it open for writing.
     pub(super) async fn truncate(self: &Arc<Self>, inode: &Arc<Inode>, size: u64) -> FsResult<()> {
-        self.truncate_content(inode, size).await?;
+        let done = self.truncate_content(inode, size).await;
         if inode.state.lock().writers == 0 {
             self.close_version(inode);
         }
-        Ok(())
+        done
     }
 
     pub(super) async fn truncate_content(

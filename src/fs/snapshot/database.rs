@@ -17,6 +17,7 @@ use super::group::{JOURNALS, is_database, main_of};
 use super::schedule::Stamp;
 use super::{NotTaken, Taken, mtime_of, source, stamp};
 use crate::disk::FileId;
+use crate::error::FsResult;
 use crate::fs::Fs;
 use crate::fs::attr::Ino;
 use crate::fs::inode::{Content, Inode, Writing};
@@ -158,13 +159,26 @@ impl Fs {
             {
                 let fs = self.clone();
                 self.runtime.spawn(async move {
-                    if let Err(error) = fs.make_writable(&main).await {
+                    if let Err(error) = fs.take_open(&main).await {
                         log::debug!("a database cannot be protected yet: {error}");
                     }
                     fs.open_files.databases.taking.lock().remove(&main.ino);
                 });
             }
         }
+    }
+
+    /// Takes a file that programs have open into staging, before they write to it.
+    pub(in crate::fs) async fn take_open(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
+        let taken = {
+            let _writing = Writing::begin(inode);
+            self.make_writable(inode).await
+        };
+        // Its last writer may have closed it meanwhile, when there was nothing yet to be settled.
+        if inode.state.lock().writers == 0 {
+            self.close_version(inode);
+        }
+        taken
     }
 
     /// Takes what lies beside a database into staging, where it is copied from.
@@ -178,8 +192,7 @@ impl Fs {
                 state.remote().is_some() && state.meta.size > 0
             };
             if is_remote {
-                let _writing = Writing::begin(&inode);
-                if let Err(error) = self.make_writable(&inode).await {
+                if let Err(error) = self.take_open(&inode).await {
                     log::debug!("the log of a database cannot be had: {error}");
                 }
             }

@@ -95,3 +95,26 @@ fn a_snapshot_that_its_file_has_outrun_is_dropped() {
     bench.upload("layers/a");
     assert_eq!(bench.read(ino).unwrap(), b"one");
 }
+
+#[test]
+fn what_is_taken_for_its_snapshots_after_its_last_writer_left_is_settled() {
+    let bench = Bench::new();
+    let ino = bench.save("a", b"take");
+    bench.fs.settle_closed();
+    bench.upload("layers/a");
+    let inode = bench.fs.inode(ino).unwrap();
+    let writer = bench.open(ino, WRITE).unwrap();
+    bench.run(bench.fs.take_open(&inode)).unwrap();
+    assert!(bench.record("layers/a").unwrap().change.is_open());
+    bench.fs.release(writer);
+    bench.fs.settle_closed();
+    assert_eq!(bench.record("layers/a"), None);
+
+    let writer = bench.open(ino, WRITE).unwrap();
+    // It closes while the look at the open files is on its way.
+    bench.fs.release(writer);
+    bench.run(bench.fs.take_open(&inode)).unwrap();
+    bench.fs.settle_closed();
+    assert_eq!(bench.record("layers/a"), None);
+    assert_eq!(bench.read(ino).unwrap(), b"take");
+}
