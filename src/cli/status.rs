@@ -86,6 +86,12 @@ fn describe(status: &StatusDocument) -> String {
             format!("{} deletes to be confirmed", report.uploads.held),
         );
     }
+    if report.uploads.local > 0 {
+        line(
+            "local",
+            format!("{} files that stay on this disk", report.uploads.local),
+        );
+    }
     if let Some(trash) = report.trash.filter(|trash| trash.objects > 0) {
         line(
             "trash",
@@ -246,6 +252,7 @@ safe to shut down yes, everything is in the bucket
             },
             uploads: UploadStatus {
                 held: 0,
+                local: 0,
                 queued: 3,
                 queued_bytes: 2_500_000,
                 active: 1,

@@ -131,6 +131,11 @@ impl Config {
                 value::duration(text, 86400.0, false, 3650.0)
             }),
             delete_limit: reader.get("DELETE_LIMIT", value::count_or_none),
+            local_names: reader.get("LOCAL_NAMES", value::name_patterns),
+            temporary_names: reader.get("TEMPORARY_NAMES", value::name_patterns),
+            temporary_age: reader.get("TEMPORARY_SECONDS", |text| {
+                value::duration(text, 1.0, true, 86400.0)
+            }),
             passthrough: reader.get("PASSTHROUGH", value::switch),
             log_file: reader.optional_path("LOG_FILE"),
             metrics_addr: reader.metrics_addr(),

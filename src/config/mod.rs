@@ -11,6 +11,7 @@ mod env_file;
 mod error;
 mod load;
 mod mount_options;
+mod name_patterns;
 mod path;
 mod r2;
 mod route;
@@ -29,6 +30,7 @@ pub use effective::Effective;
 pub use error::{ConfigError, Origin, Problem};
 pub use load::{Inputs, SYSTEM_ENV_FILE};
 pub use mount_options::{Access, MountOptions, OptionError, Ownership};
+pub use name_patterns::NamePatterns;
 pub use route::{Authorities, Proxy};
 pub use setting::{SETTINGS, Setting};
 
@@ -82,6 +84,12 @@ pub struct Config {
     pub trash_age: Duration,
     /// More deletes of files within a minute than this wait until they are confirmed.
     pub delete_limit: Option<usize>,
+    /// The names of files and folders that stay on this disk.
+    pub local_names: NamePatterns,
+    /// The names of files that are not expected to last.
+    pub temporary_names: NamePatterns,
+    /// How old such a file must be to be uploaded under its name.
+    pub temporary_age: Duration,
     /// Whether clean complete files are read through kernel passthrough where it is possible.
     pub passthrough: bool,
     /// The file that a daemon logs to, in place of the system log.

@@ -56,6 +56,16 @@ const fn secret(name: &'static str, expected: &'static str, example: &'static st
 
 const SWITCH: &str = "true or false";
 const FOLDER: &str = "the path of a folder";
+const NAMES: &str = "patterns of file names, separated by commas, or \"none\"";
+/// What programs and systems make for themselves on each machine and can make anew: peaks of Reaper,
+/// Ableton Live and Ardour, and what desktops leave in every folder. What FUSE and NFS make of files that
+/// are removed while they are open must never be seen by others.
+const LOCAL_NAMES: &str = "*.reapeaks,*.asd,*.peak,._*,.DS_Store,.Spotlight-V100,.Trashes,.fseventsd,\
+     .TemporaryItems,Thumbs.db,desktop.ini,.directory,.nfs????*,.fuse_hidden*";
+/// What programs write before they rename it into place, or remove it: GLib, rsync, editors, LibreOffice,
+/// browsers, Audacity.
+const TEMPORARY_NAMES: &str = "*.tmp,*.temp,*.part,*.partial,*.crdownload,.goutputstream-*,.*.??????,\
+     .~lock.*#,*.swp,*.swx,4913,*~,*_compact_temp,*_compact_back";
 const SIZE: &str = "a size in bytes, or with KB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB";
 
 /// Every setting of a mount.
@@ -216,6 +226,24 @@ pub const SETTINGS: &[Setting] = &[
         Some("500"),
         "a whole number from 1 to 1000000, or \"none\"",
         "500",
+    ),
+    setting(
+        "LOCAL_NAMES",
+        Some(LOCAL_NAMES),
+        NAMES,
+        "._*,.DS_Store,*.reapeaks",
+    ),
+    setting(
+        "TEMPORARY_NAMES",
+        Some(TEMPORARY_NAMES),
+        NAMES,
+        "*.tmp,.goutputstream-*",
+    ),
+    setting(
+        "TEMPORARY_SECONDS",
+        Some("30"),
+        "a number of seconds from 0 to 86400, also fractional",
+        "30",
     ),
     setting(
         "METRICS_ADDR",

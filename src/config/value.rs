@@ -4,6 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::name_patterns::NamePatterns;
+
 /// Why a text is no value: a reason, or nothing beyond what the setting's description says.
 pub(super) type Invalid = Option<String>;
 
@@ -141,6 +143,11 @@ pub(super) fn collections_or_none(text: &str) -> Result<Vec<String>, Invalid> {
         "none" => Ok(Vec::new()),
         names => collections(names),
     }
+}
+
+/// Reads patterns of file names, or that there are none.
+pub(super) fn name_patterns(text: &str) -> Result<NamePatterns, Invalid> {
+    NamePatterns::parse(text).map_err(Some)
 }
 
 /// Reads a decimal number without sign or exponent.

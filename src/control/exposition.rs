@@ -215,6 +215,11 @@ fn add_uploads(page: &Page, report: &Report) -> prometheus::Result<()> {
             uploads.held,
         ),
         (
+            "uploads_local",
+            "Files and folders whose names keep them on this disk.",
+            uploads.local,
+        ),
+        (
             "uploads_oldest_seconds",
             "Age of the oldest entry of the queue; 0 if it is empty.",
             uploads.oldest_seconds.unwrap_or(0),

@@ -140,6 +140,9 @@ pub struct UploadStatus {
     /// Deletes that wait until they are confirmed.
     #[serde(default)]
     pub held: u64,
+    /// Files and folders whose names keep them on this disk; no other number counts them.
+    #[serde(default)]
+    pub local: u64,
     /// How long the oldest file has waited; null if none does.
     pub oldest_seconds: Option<u64>,
     /// Files uploaded since the mount.
@@ -238,7 +241,7 @@ mod tests {
                 "hit_rate": null},
             "warming": {"files": 0, "bytes": 0},
             "uploads": {"queued": 0, "queued_bytes": 0, "active": 0, "failed": 0, "parked": 0,
-                "held": 0,
+                "held": 0, "local": 0,
                 "oldest_seconds": null, "done": 0, "paused": false},
             "reads": {"requests": 0, "passthrough_opens": 0},
             "open_files": 0, "conflicts": 0, "orphans": null, "hidden": [], "trash": null,

@@ -399,7 +399,8 @@ impl Fs {
     /// Returns the tree that a name at the root belongs to, if it stays on this disk.
     fn local_at_root(&self, name: &OsStr) -> Option<&LocalTree> {
         let name = name.to_str()?;
-        name::is_volume_side_file(name).then_some(&self.side)
+        let is_local = name::is_volume_side_file(name) || self.journal().is_local_name(name);
+        is_local.then_some(&self.side)
     }
 
     fn inode(&self, ino: Ino) -> FsResult<Arc<Inode>> {

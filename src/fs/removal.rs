@@ -94,7 +94,8 @@ impl Fs {
         let is_worth_it = staged.pristine.is_none()
             && state.meta.size > 0
             && self.has_trash(key)
-            && !is_made_to_be_removed(key.as_str());
+            && !is_made_to_be_removed(key.as_str())
+            && !self.journal().is_local_name(key.as_str());
         if !is_worth_it || (replaced && self.is_kept_lately(key)) {
             return Some(Edit::Discard { file });
         }

@@ -197,13 +197,15 @@ impl Fs {
     /// Returns the files that are open, with the keys of their records.
     fn open_records(&self) -> Vec<(Key, FileId)> {
         let mut open = Vec::new();
-        self.journal().visit(|record| {
+        let journal = self.journal();
+        journal.visit(|record| {
             if let Change::Put {
                 file,
                 state: PutState::Open,
                 ..
             } = &record.change
                 && record.parked.is_none()
+                && !journal.stays_here(record)
             {
                 open.push((record.key.clone(), *file));
             }

@@ -225,6 +225,9 @@ impl Fs {
         key: Option<&Key>,
         record: Option<&Record>,
     ) -> &'static str {
+        if record.is_some_and(|record| self.journal().stays_here(record)) {
+            return "local";
+        }
         if record.is_some_and(|record| record.parked.is_some()) {
             return "failed";
         }

@@ -16,7 +16,7 @@ use super::bucket::first_look;
 use super::confirmations::Confirmations;
 use super::outstanding::{self, Outstanding};
 use super::share::{Addresses, Sharing};
-use super::{MountError, Parts, Service, pins, queue, r2_store, undo, verify};
+use super::{MountError, Parts, Service, directories, pins, queue, r2_store, undo, verify};
 use crate::cache::{Cache, CacheOptions};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Backend, Config, MountOptions};
@@ -67,8 +67,7 @@ pub(super) fn assemble(
         may_write,
         warnings,
     } = make_stores(config, options, &operations, &clock, runtime)?;
-    let (staging, replay) = Staging::open(&config.staging_dir, &identity(config), clock.clone())
-        .map_err(MountError::start("STAGING_DIR cannot be used"))?;
+    let (staging, replay) = directories::open_staging(config, clock.clone())?;
     let cache = make_cache(config, store.clone(), clock.clone(), runtime)?;
     let ownership = options.ownership;
     let fs_options = FsOptions {
@@ -105,6 +104,8 @@ pub(super) fn assemble(
         concurrency: config.upload_concurrency,
         limit_bytes_per_second: config.upload_bytes_per_second,
         trash_collections: config.trash_collections.clone(),
+        temporary_names: config.temporary_names.clone(),
+        temporary_age: config.temporary_age,
         destination: match &config.backend {
             Backend::R2(_) => "R2".to_owned(),
             Backend::Local { output_dir } => output_dir.display().to_string(),
@@ -311,6 +312,7 @@ impl StatusSource for Running {
             failed: uploads.failed as u64,
             parked: uploads.parked as u64,
             held: uploads.held as u64,
+            local: uploads.local as u64,
             oldest_seconds: (queued > 0).then_some(uploads.oldest_seconds),
             done: uploads.done,
         };
@@ -522,8 +524,9 @@ impl Running {
     /// Returns the records of these paths that may go, each with its state.
     fn waiting(&self, paths: &[String]) -> Vec<(Key, Seq)> {
         let mut waiting = Vec::new();
-        self.staging.journal().visit(|record| {
-            let may_go = !record.waits_for_somebody() && !record.change.is_open();
+        let journal = self.staging.journal();
+        journal.visit(|record| {
+            let may_go = journal.goes(record) && !record.change.is_open();
             if may_go && selects(paths, &record.key) {
                 waiting.push((record.key.clone(), record.seq));
             }

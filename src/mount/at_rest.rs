@@ -4,7 +4,6 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::assemble::identity;
 use super::error::MountError;
 use super::lock::Lock;
 use super::{directories, queue, verify};
@@ -34,8 +33,7 @@ impl AtRest {
             return Ok(None);
         }
         let lock = directories::lock(dir, Path::new("no mount"))?;
-        let opened = Staging::open(dir, &identity(config), Arc::new(SystemClock));
-        let (staging, replay) = opened.map_err(MountError::start("STAGING_DIR cannot be used"))?;
+        let (staging, replay) = directories::open_staging(config, Arc::new(SystemClock))?;
         Ok(Some(AtRest {
             _lock: lock,
             staging,
@@ -60,6 +58,7 @@ impl AtRest {
         let hidden = HiddenKeys::open(dir).map_or(1, |hidden| usize::from(hidden.any_below("")));
         let side_files = std::fs::read_dir(self.staging.local_dir());
         let side_files = side_files.map_or(0, |entries| entries.count());
+        let side_files = side_files + queue::local_files(&self.staging);
         let counts = [
             (self.waiting().len(), "changes that wait for the bucket"),
             (self.orphans, "staged files whose names were lost"),

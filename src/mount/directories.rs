@@ -4,16 +4,20 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::assemble::identity;
 use super::error::MountError;
 use super::lock::{Holder, Lock, LockError};
 use super::supervise::{LINGER_LIMIT, RUNTIME_LIMIT, STOP_LIMIT};
+use crate::clock::SharedClock;
 use crate::config::{Backend, Config};
 use crate::control::client::Client;
 use crate::control::registry;
 use crate::disk;
+use crate::staging::{Replay, Staging};
 
 /// How long a mount that has unmounted may take to end once it is asked to: its own limits, and a
 /// little.
@@ -37,6 +41,18 @@ pub(super) fn make(config: &Config) -> Result<(), MountError> {
         fs::create_dir_all(output_dir).map_err(unusable("OUTPUT_DIR", output_dir))?;
     }
     Ok(())
+}
+
+/// Opens the staging directory, for whoever holds its lock.
+pub(super) fn open_staging(
+    config: &Config,
+    clock: SharedClock,
+) -> Result<(Arc<Staging>, Replay), MountError> {
+    let (staging, replay) = Staging::open(&config.staging_dir, &identity(config), clock)
+        .map_err(MountError::start("STAGING_DIR cannot be used"))?;
+    let local_names = config.local_names.clone();
+    staging.journal().set_local_names(local_names);
+    Ok((staging, replay))
 }
 
 /// Makes a directory that only this user enters, or makes it so.

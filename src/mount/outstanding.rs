@@ -40,7 +40,7 @@ pub(super) fn outstanding(staging: &Staging, active: u64, paths: &[String]) -> O
     };
     let mut open = Vec::new();
     journal.visit(|record| {
-        if !selects(paths, &record.key) {
+        if journal.stays_here(record) || !selects(paths, &record.key) {
             return;
         }
         left.files += 1;

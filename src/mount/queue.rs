@@ -20,7 +20,7 @@ use crate::staging::{Change, Move, Record, Seq, Staging};
 pub(super) fn list(fs: &Arc<Fs>, staging: &Staging) -> Queue {
     fs.settle_closed();
     let now = SystemTime::now();
-    let mut records = staging.journal().records();
+    let mut records = sendable(staging);
     records.sort_by_key(|record| record.changed_at);
     let left_out = records.len().saturating_sub(MAX_ENTRIES) as u64;
     records.truncate(MAX_ENTRIES);
@@ -47,10 +47,26 @@ pub(super) fn waiting(staging: &Staging) -> Vec<String> {
     let journal = staging.journal();
     let moves = journal.moves();
     let folders = moves.pending().map(|found| found.target.to_string());
-    let files = journal.records().into_iter();
+    let files = sendable(staging).into_iter();
     folders
         .chain(files.map(|record| record.key.to_string()))
         .collect()
+}
+
+/// Returns the records that are sent, or would be if nothing were in their way.
+fn sendable(staging: &Staging) -> Vec<Record> {
+    let journal = staging.journal();
+    let mut records = journal.records();
+    records.retain(|record| !journal.stays_here(record));
+    records
+}
+
+/// Returns how many files have names that stay on this disk.
+pub(super) fn local_files(staging: &Staging) -> usize {
+    let journal = staging.journal();
+    let mut count = 0;
+    journal.visit(|record| count += usize::from(journal.stays_here(record)));
+    count
 }
 
 /// Returns how much of each state of a record the bucket has in parts.

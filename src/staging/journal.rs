@@ -16,6 +16,7 @@ mod local_names;
 mod log_sync;
 mod mirror;
 mod schema;
+mod stay;
 mod step;
 mod uploads;
 
@@ -41,6 +42,7 @@ use super::record::{
 };
 use super::reserve::Reserve;
 use crate::clock::SharedClock;
+use crate::config::NamePatterns;
 use crate::disk::{self, FileId};
 use crate::store::attributes::FileAttributes;
 use crate::store::{ETag, Key, ObjectVersion};
@@ -78,6 +80,8 @@ pub struct Journal {
     failed: OnceLock<String>,
     /// Whether the operator has paused uploads; as `meta` says.
     paused: AtomicBool,
+    /// The names of files that stay on this disk.
+    local_names: OnceLock<NamePatterns>,
     changed: watch::Sender<u64>,
     clock: SharedClock,
 }
@@ -136,6 +140,7 @@ impl Journal {
             reserve,
             failed: OnceLock::new(),
             paused: AtomicBool::new(paused),
+            local_names: OnceLock::new(),
             changed: watch::Sender::new(0),
             clock,
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::plan::{Next, Outcome, Plan, Task, all_slots};
+use super::plan::{Next, Outcome, Plan, all_slots};
 use super::send::Sender;
 use crate::staging::Seq;
 use crate::store::Key;
@@ -61,7 +61,7 @@ impl Follower {
     ) -> Follower {
         let options = &sender.options;
         let now = sender.clock.instant();
-        let plan = Plan::new(options.write_back, options.concurrency, now, random);
+        let plan = Plan::new(options.concurrency, now, random);
         Follower {
             sender,
             orders,
@@ -122,13 +122,11 @@ impl Follower {
 
     /// Takes in all records. Their changes may have been told to a follower before this one.
     fn take_in_all(&mut self) {
-        let clock = &self.sender.clock;
-        let (wall, now) = (clock.now(), clock.instant());
         let plan = &mut self.plan;
         let journal = self.sender.staging.journal();
         let moves = journal.moves();
         journal.visit(|record| {
-            let mut task = Task::of(record, None, wall, now);
+            let mut task = self.sender.task(record, None);
             task.ready &= !moves.covers(&record.key);
             plan.update(&record.key.folded(), Some(task));
         });
@@ -147,12 +145,11 @@ impl Follower {
 
     /// Takes in what the journal says of a key.
     fn take_in(&mut self, key: &Key) {
-        let clock = &self.sender.clock;
         let staging = &self.sender.staging;
         let task = staging.journal().record(key).map(|record| {
             let snapshot = staging.snapshots().of(&record);
             let length = snapshot.map(|snapshot| snapshot.length);
-            let mut task = Task::of(&record, length, clock.now(), clock.instant());
+            let mut task = self.sender.task(&record, length);
             // What such a key holds is not known yet, and what it holds is to be copied first. Not
             // asked before the record is read: one that was made after a move is to meet the move.
             task.ready &= !staging.journal().moves().covers(key);

@@ -29,6 +29,7 @@ use self::follow::{Follower, Orders};
 use self::pace::Pace;
 use self::send::Sender;
 use crate::clock::SharedClock;
+use crate::config::NamePatterns;
 use crate::staging::{Confirmed, JournalResult, Record, Sealed, Staging};
 use crate::store::{ETag, Key, ObjectInfo, ObjectStore, ObjectVersion};
 
@@ -136,6 +137,10 @@ pub struct UploadOptions {
     pub destination: String,
     /// The collections whose deleted and overwritten versions are kept (`TRASH_COLLECTIONS`).
     pub trash_collections: Vec<String>,
+    /// The names of files that are not expected to last (`TEMPORARY_NAMES`).
+    pub temporary_names: NamePatterns,
+    /// How long a new one of them must be left alone before it goes (`TEMPORARY_SECONDS`).
+    pub temporary_age: Duration,
 }
 
 impl Default for UploadOptions {
@@ -149,6 +154,8 @@ impl Default for UploadOptions {
             limit_bytes_per_second: None,
             destination: "R2".into(),
             trash_collections: Vec::new(),
+            temporary_names: NamePatterns::default(),
+            temporary_age: Duration::from_secs(30),
         }
     }
 }
@@ -169,6 +176,8 @@ pub struct UploadStatus {
     pub parked: usize,
     /// Deletes that somebody has to confirm first.
     pub held: usize,
+    /// Files and folders whose names keep them on this disk. No other number counts them.
+    pub local: usize,
     /// Age of the oldest queued record.
     pub oldest_seconds: u64,
     /// Operations that have succeeded since the start.
@@ -241,8 +250,11 @@ impl Uploader {
             done: self.sender.done.load(Ordering::Relaxed),
             ..UploadStatus::default()
         };
-        self.sender.staging.journal().visit(|record| {
-            if record.parked.is_some() {
+        let journal = self.sender.staging.journal();
+        journal.visit(|record| {
+            if journal.stays_here(record) {
+                status.local += 1;
+            } else if record.parked.is_some() {
                 status.parked += 1;
             } else if record.is_held() {
                 status.held += 1;
@@ -256,7 +268,7 @@ impl Uploader {
                 status.oldest_seconds = status.oldest_seconds.max(age.as_secs());
             }
         });
-        for found in self.sender.staging.journal().moves().pending() {
+        for found in journal.moves().pending() {
             status.queued += 1;
             let age = now.duration_since(found.since).unwrap_or_default();
             status.oldest_seconds = status.oldest_seconds.max(age.as_secs());

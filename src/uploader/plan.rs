@@ -61,6 +61,8 @@ pub(super) struct Task {
     pub(super) source: Option<Key>,
     /// When it was last changed.
     pub(super) changed_at: Instant,
+    /// How long it must be left alone before it goes.
+    pub(super) quiet: Duration,
 }
 
 impl Task {
@@ -69,8 +71,8 @@ impl Task {
     pub(super) fn of(
         record: &Record,
         snapshot: Option<u64>,
-        wall: SystemTime,
-        now: Instant,
+        (wall, now): (SystemTime, Instant),
+        quiet: Duration,
     ) -> Task {
         let age = wall.duration_since(record.changed_at).unwrap_or_default();
         let source = match &record.change {
@@ -83,6 +85,7 @@ impl Task {
             large: snapshot.unwrap_or(record.change.length()) > SMALL_BYTES,
             source,
             changed_at: now.checked_sub(age).unwrap_or(now),
+            quiet,
         }
     }
 }
@@ -122,7 +125,6 @@ struct Outage {
 
 /// The plan. Keys in here are folded.
 pub(super) struct Plan {
-    quiet: Duration,
     large_slots: usize,
     all_slots: usize,
     random: Box<dyn FnMut() -> f64 + Send>,
@@ -155,13 +157,11 @@ impl fmt::Debug for Plan {
 impl Plan {
     /// Returns an empty plan, at its start. `random` gives numbers from 0 to 1.
     pub(super) fn new(
-        quiet: Duration,
         concurrency: usize,
         now: Instant,
         random: impl FnMut() -> f64 + Send + 'static,
     ) -> Plan {
         Plan {
-            quiet,
             large_slots: concurrency.max(1),
             all_slots: all_slots(concurrency),
             random: Box::new(random),
@@ -250,7 +250,7 @@ impl Plan {
         }
         let rested = self.rests.get(key).copied().max(entry.not_before);
         let rested = rested.map_or(self.begins_at, |rested| rested.max(self.begins_at));
-        let due = quiet_until(entry, self.quiet, self.hurry).max(rested);
+        let due = quiet_until(entry, self.hurry).max(rested);
         entry.due = Some(due);
         let place = (due, entry.task.seq, key.clone());
         self.queues[usize::from(entry.task.large)].insert(place);
@@ -303,7 +303,7 @@ impl Plan {
             let (_, _, key) = heads.flatten().min()?;
             let entry = self.entries.get(key)?;
             let rested = self.rests.get(key).copied();
-            let quiet_until = quiet_until(entry, self.quiet, self.hurry);
+            let quiet_until = quiet_until(entry, self.hurry);
             let due = quiet_until
                 .max(outage.next_probe)
                 .max(rested.unwrap_or(quiet_until));
@@ -455,10 +455,10 @@ impl Plan {
     }
 }
 
-fn quiet_until(entry: &Entry, quiet: Duration, hurry: bool) -> Instant {
+fn quiet_until(entry: &Entry, hurry: bool) -> Instant {
     match hurry || entry.flushed {
         true => entry.task.changed_at,
-        false => entry.task.changed_at + quiet,
+        false => entry.task.changed_at + entry.task.quiet,
     }
 }
 

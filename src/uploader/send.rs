@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::multipart::Unfinished;
 use super::pace::Pace;
-use super::plan::Outcome;
+use super::plan::{Outcome, Task};
 use super::verdict::{self, Failure, Verdict};
 use super::{Confirm, UploadOptions};
 use crate::clock::SharedClock;
@@ -57,6 +57,24 @@ pub(super) struct Sender {
     pub(super) stopping: AtomicBool,
     pub(super) reachable: AtomicBool,
     pub(super) done: AtomicU64,
+}
+
+impl Sender {
+    /// Describes a record for the plan. An open one goes as its snapshot, if there is one: `snapshot` is
+    /// its length.
+    pub(super) fn task(&self, record: &Record, snapshot: Option<u64>) -> Task {
+        let options = &self.options;
+        let name = record.key.as_str().rsplit('/').next().unwrap_or_default();
+        let is_new_file = matches!(record.change, Change::Put { .. }) && record.base.is_none();
+        let quiet = match is_new_file && options.temporary_names.has(name) {
+            true => options.temporary_age.max(options.write_back),
+            false => options.write_back,
+        };
+        let now = (self.clock.now(), self.clock.instant());
+        let mut task = Task::of(record, snapshot, now, quiet);
+        task.ready &= !self.staging.journal().stays_here(record);
+        task
+    }
 }
 
 /// Why an operation ends before its success.

@@ -38,6 +38,7 @@ mod service;
 mod setup;
 mod shadow;
 mod share;
+mod side_files;
 mod stress;
 mod trash;
 mod uplink;

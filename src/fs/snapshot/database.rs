@@ -191,10 +191,8 @@ impl Fs {
                 let state = inode.state.lock();
                 state.remote().is_some() && state.meta.size > 0
             };
-            if is_remote {
-                if let Err(error) = self.take_open(&inode).await {
-                    log::debug!("the log of a database cannot be had: {error}");
-                }
+            if is_remote && let Err(error) = self.take_open(&inode).await {
+                log::debug!("the log of a database cannot be had: {error}");
             }
         }
     }

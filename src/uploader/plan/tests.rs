@@ -14,7 +14,7 @@ impl Bench {
     fn new() -> Bench {
         let begun = Instant::now();
         Bench {
-            plan: Plan::new(Duration::from_secs(2), 2, begun, || 1.0),
+            plan: Plan::new(2, begun, || 1.0),
             now: begun + KEY_REST,
             seq: 0,
         }
@@ -28,6 +28,7 @@ impl Bench {
             large: false,
             source: None,
             changed_at: self.now,
+            quiet: Duration::from_secs(2),
         }
     }
 
