@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long anything of the harness may take before the test fails.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(180);
 
 /// A mount by a child process, with settings in an env file.
 pub(crate) struct Mount {
@@ -459,7 +459,7 @@ fn detach(path: &Path) {
 /// A test that hangs on a mount would never end: after a while the daemon is killed, so that every
 /// call on the mount fails and the test with it.
 fn watch(pid: u32, root: PathBuf) -> mpsc::Sender<()> {
-    let limit = std::env::var("MOUNT_TEST_SECONDS").map_or(300, |text| text.parse().unwrap());
+    let limit = std::env::var("MOUNT_TEST_SECONDS").map_or(600, |text| text.parse().unwrap());
     let limit = Duration::from_secs(limit);
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
