@@ -218,9 +218,35 @@ impl Fs {
         if bytes.is_empty() {
             return Ok(0);
         }
-        match self.try_write(to, to_offset, &bytes, false) {
+        let written = match self.try_write(to, to_offset, &bytes, false) {
             Some(written) => written,
             None => self.write_when_here(to, to_offset, &bytes).await,
+        };
+        if from_offset == 0 && to_offset == 0 && written.is_ok() {
+            self.note_original(from, to);
+        }
+        written
+    }
+
+    /// A copy has begun that may become one of a whole object: the bucket can make it by itself then.
+    fn note_original(&self, from: Fh, to: Fh) {
+        let (Ok(from), Ok(to)) = (self.handles.get(from), self.handles.get(to)) else {
+            return;
+        };
+        let (Handle::File(from), Handle::File(to)) = (&*from, &*to) else {
+            return;
+        };
+        let remote = from.inode.state.lock().remote().cloned();
+        let staged = to
+            .inode
+            .state
+            .lock()
+            .staged()
+            .map(|staged| staged.file.clone());
+        if let (Some(remote), Some(staged)) = (remote, staged)
+            && remote.origin == Origin::Primary
+        {
+            staged.set_original(remote.version);
         }
     }
 

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::changes::{Changes, Changing};
 use crate::disk::{self, FileId};
+use crate::store::ObjectVersion;
 
 /// An open staged file.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct StagedFile {
     file: File,
     generation: AtomicU64,
     changes: Changes,
+    /// The object whose bytes were copied into it first, if that was so.
+    original: Mutex<Option<ObjectVersion>>,
     open: Arc<OpenFiles>,
 }
 
@@ -31,6 +34,7 @@ impl StagedFile {
             file,
             generation: AtomicU64::new(0),
             changes: Changes::default(),
+            original: Mutex::default(),
             open: Arc::clone(open),
         })
     }
@@ -69,6 +73,17 @@ impl StagedFile {
     pub fn while_still<T>(&self, look: impl FnOnce() -> T) -> T {
         let _stopped = self.changes.stop();
         look()
+    }
+
+    /// Notes that bytes of an object are being copied into it, from the beginning.
+    pub fn set_original(&self, version: ObjectVersion) {
+        *self.original.lock() = Some(version);
+    }
+
+    /// Returns the object that this may be a copy of. Nothing says that it is the whole object, nor that
+    /// nothing was changed since: equal digests do. It is not kept beyond the last who has the file open.
+    pub fn original(&self) -> Option<ObjectVersion> {
+        self.original.lock().clone()
     }
 
     pub(super) fn changes(&self) -> &Changes {

@@ -19,8 +19,8 @@ use super::send::{Operation, Sender, Stop};
 use super::verdict;
 use crate::disk::FileId;
 use crate::staging::{Change, PutState, Sealed, Snapshot, StagedFile};
-use crate::store::attributes::FileAttributes;
-use crate::store::{ETag, Md5, PutRequest, StoreError};
+use crate::store::attributes::{FileAttributes, PART_SIZE};
+use crate::store::{CopyRequest, ETag, Md5, ObjectVersion, PutRequest, StoreError};
 
 /// All uploads together hold so many bytes in memory.
 pub(super) const MEMORY_BYTES: usize = 128 << 20;
@@ -98,17 +98,67 @@ impl Operation {
             return Ok(outcome);
         }
         self.keep_overwritten(&sealed.etag()).await?;
-        let result = match sealed.parts.len() {
-            1 => self.put_whole(&source, &sealed, &attributes, body).await,
-            _ => self.put_parts(&source, &sealed, &attributes).await,
+        let mut how = "Uploaded";
+        let copied = self.put_copy(&source, &sealed, &attributes).await;
+        let result = match (copied, sealed.parts.len()) {
+            (Ok(None), 1) => self.put_whole(&source, &sealed, &attributes, body).await,
+            (Ok(None), _) => self.put_parts(&source, &sealed, &attributes).await,
+            (Ok(Some(etag)), _) => {
+                how = "Copied";
+                Ok(etag)
+            }
+            (Err(stop), _) => Err(stop),
         };
         match result {
             Ok(etag) => {
                 let outcome = self.succeeded(Some(etag), Some(&sealed))?;
-                self.say_uploaded(sealed.length);
+                self.say_done(how, sealed.length);
                 Ok(outcome)
             }
             Err(Stop::Store(StoreError::PreconditionFailed)) => self.look_after().await,
+            Err(stop) => Err(stop),
+        }
+    }
+
+    /// Has the bucket copy the object that these bytes were copied from, if they still are its bytes; `None`
+    /// if they are to be sent.
+    async fn put_copy(
+        &mut self,
+        source: &Source,
+        sealed: &Sealed,
+        attributes: &FileAttributes,
+    ) -> Result<Option<ETag>, Stop> {
+        let original = match source {
+            Source::Staged(file, _) => file.original(),
+            Source::Snapshot(_) => None,
+        };
+        // The tag tells all bytes: an equal one is an equal file.
+        let is_whole = |original: &ObjectVersion| original.etag == sealed.etag();
+        let Some(original) = original.filter(is_whole) else {
+            return Ok(None);
+        };
+        self.begin().await?;
+        if let Err(stop) = self.check(source) {
+            self.end()?;
+            return Err(stop);
+        }
+        let mut headers = self.headers(attributes);
+        if sealed.parts.len() > 1 {
+            let part_size = sealed.part_size.to_string();
+            headers.metadata.insert(PART_SIZE.into(), part_size);
+        }
+        let request = CopyRequest {
+            source: original,
+            destination: self.record.key.clone(),
+            condition: verdict::condition(&self.record),
+            headers: Some(headers),
+        };
+        match self.copy_version(request, Some(sealed.length)).await {
+            Ok(etag) => Ok(Some(etag)),
+            Err(Stop::Store(StoreError::SourceChanged | StoreError::Refused(_))) => {
+                self.end()?;
+                Ok(None)
+            }
             Err(stop) => Err(stop),
         }
     }
@@ -137,14 +187,14 @@ impl Operation {
         self.succeeded(Some(etag), Some(sealed)).map(Some)
     }
 
-    fn say_uploaded(&self, length: u64) {
+    fn say_done(&self, how: &str, length: u64) {
         let time = self.sender.clock.instant() - self.begun_at;
         let what = match self.snapshot {
             Some(_) => "a snapshot of ",
             None => "",
         };
         log::info!(
-            "Uploaded {what}{} to {} ({}, {:.1} s)",
+            "{how} {what}{} to {} ({}, {:.1} s)",
             self.record.key,
             self.sender.options.destination,
             size(length),

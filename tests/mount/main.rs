@@ -11,6 +11,7 @@ mod cli;
 mod clocks;
 mod commands;
 mod conflict;
+mod copying;
 mod costs;
 mod crash;
 mod dead;
