@@ -1,10 +1,11 @@
-//! Two machines work in one bucket while everything goes wrong at once: each on files of its own
-//! and both on the same ones. In the end bucket and mounts agree, and nothing is lost.
+//! Several machines work in one bucket: each on files of its own and all on the same ones, two of them
+//! while everything goes wrong at once. In the end bucket and mounts agree, and nothing is lost.
 //!
 //! `FIGHT_SECONDS` and `CRASH_SEED` choose another run; the seed in use is printed.
 
 mod costs;
 mod ledger;
+mod relay;
 mod shared;
 mod weather;
 
@@ -25,48 +26,80 @@ use crate::crash::random::{Random, setting};
 
 /// How long the short form goes wrong.
 const SECONDS: u64 = 20;
+/// How long the short form works while nothing does.
+const CALM_SECONDS: u64 = 10;
 /// The same faults at the same calls each time, unless another seed is asked for.
 const SEED: u64 = 480_079_132;
-/// The folder that both sides work in.
+/// The folder that all sides work in.
 const BOTH: &str = "projects/both/";
-/// The two sides, and the access keys by which the model tells them apart.
-const SIDES: [&str; 2] = ["left", "right"];
+/// The sides, and the access keys by which the model tells them apart.
+const SIDES: [&str; 4] = ["left", "right", "front", "back"];
 /// Between two operations of a program, at most.
 const PAUSE_MILLIS: u64 = 60;
 /// Longer than what goes with one PUT.
 const LARGE_BYTES: usize = 17_000_000;
 /// Between two saves of a large file, at most.
 const LARGE_PAUSE_MILLIS: u64 = 10_000;
-/// How long the two may take to agree once nothing goes wrong any more. A tombstone waits three
+/// How long they may take to agree once nothing goes wrong any more. A tombstone waits three
 /// minutes for a write that may still land.
 const SETTLED_WITHIN: Duration = Duration::from_secs(300);
 
 #[test]
 fn two_mounts_under_all_faults_agree_and_lose_nothing() {
-    fight(
-        setting("CRASH_SEED", SEED),
-        setting("FIGHT_SECONDS", SECONDS),
-    );
+    fight(2, Weather::All);
 }
 
-fn fight(seed: u64, seconds: u64) {
-    println!("CRASH_SEED={seed} FIGHT_SECONDS={seconds}");
+#[test]
+fn two_mounts_agree_and_see_what_the_other_has_closed() {
+    fight(2, Weather::Calm);
+}
+
+#[test]
+fn four_mounts_agree_and_see_what_the_others_have_closed() {
+    fight(4, Weather::Calm);
+}
+
+/// What goes wrong meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Weather {
+    /// Nothing; others write as well.
+    Calm,
+    /// Everything.
+    All,
+}
+
+fn fight(machines: usize, weather: Weather) {
+    let seed = setting("CRASH_SEED", SEED);
+    let short = match weather {
+        Weather::Calm => CALM_SECONDS,
+        Weather::All => SECONDS,
+    };
+    let seconds = setting("FIGHT_SECONDS", short);
+    println!("CRASH_SEED={seed} FIGHT_SECONDS={seconds}: {machines} machines, {weather:?}");
+    let sides = &SIDES[..machines];
     let (mut random, begun) = (Random::new(seed), Instant::now());
     let mut rules = R2Model::builder().too_many_requests(RetryAfter::Seconds(1));
-    for side in SIDES {
-        rules = rules.token(Token::new(side, SECRET, Permission::ObjectReadWrite));
+    for side in sides {
+        rules = rules.token(Token::new(*side, SECRET, Permission::ObjectReadWrite));
     }
     let model = rules.start();
     for number in 0..weather::OTHERS {
         model.put(&weather::others_key(number), weather::others_bytes(number));
     }
-    let mounts = SIDES.map(|side| mount(&model, side));
+    let mounts: Vec<Mount> = sides.iter().map(|side| mount(&model, side)).collect();
     fs::create_dir(mounts[0].path("projects/both")).unwrap();
     mounts[0].wait_uploaded();
-    let faults = weather::add_faults(&model, &mut random);
+    let faults = match weather {
+        Weather::Calm => Vec::new(),
+        Weather::All => weather::add_faults(&model, &mut random),
+    };
     let ledger = Ledger::default();
-    let mut writers: Vec<Writer> = (0..2).map(|n| Writer::new(n, seed ^ (n << 32))).collect();
-    let done = work(&model, &mounts, &mut writers, &ledger, &mut random, seconds);
+    let mut writers: Vec<Writer> = (0..machines as u64)
+        .map(|n| Writer::new(n, seed ^ (n << 32)))
+        .collect();
+    let time = Duration::from_secs(seconds);
+    let given = (&mut writers[..], &ledger);
+    let done = work(&model, &mounts, given, &mut random, (weather, time));
     let mut fired = 0;
     for fault in &faults {
         let (struck, of) = (model.fired(fault.id), model.matched(fault.id));
@@ -76,8 +109,15 @@ fn fight(seed: u64, seconds: u64) {
     model.clear_faults();
     println!("operations acknowledged: {done:?}, faults: {fired}");
     settle(&model, &mounts, seconds > SECONDS);
-    let result = compare(&model, &mounts, &writers, &ledger)
-        .and_then(|copies| costs::compare(&model, &done, copies, fired, begun.elapsed()));
+    let result = compare(&model, &mounts, &writers, &ledger).and_then(|copies| {
+        let odds = (copies, fired, begun.elapsed());
+        costs::compare(&model, &done, machines, odds)
+    });
+    let turns = done.turns.load(Ordering::Relaxed);
+    assert!(
+        weather == Weather::All || turns > 1,
+        "the file went nowhere"
+    );
     if let Err(difference) = result {
         panic!("CRASH_SEED={seed} FIGHT_SECONDS={seconds}: {difference}");
     }
@@ -103,16 +143,17 @@ struct Done {
     failed: AtomicU64,
     read: AtomicU64,
     large: AtomicU64,
+    /// How often one has seen what another closed.
+    turns: AtomicU64,
 }
 
 /// Lets all programs work while everything goes wrong.
 fn work(
     model: &R2Model,
-    mounts: &[Mount; 2],
-    writers: &mut [Writer],
-    ledger: &Ledger,
+    mounts: &[Mount],
+    (writers, ledger): (&mut [Writer], &Ledger),
     random: &mut Random,
-    seconds: u64,
+    (weather, time): (Weather, Duration),
 ) -> Done {
     let done = Done::default();
     let stopping = AtomicBool::new(false);
@@ -130,8 +171,15 @@ fn work(
             let large = next();
             scope.spawn(move || save_large(mount, side, large, done_ref, ledger, stopping_ref));
         }
-        scope.spawn(move || weather::blow(model, &mut winds, stopping_ref));
-        let end = Instant::now() + Duration::from_secs(seconds);
+        scope.spawn(move || weather::blow(model, &mut winds, weather, stopping_ref));
+        if weather == Weather::Calm {
+            let round = next();
+            scope.spawn(move || {
+                let turns = relay::run(model, mounts, round, ledger, stopping_ref);
+                done_ref.turns.store(turns, Ordering::Relaxed);
+            });
+        }
+        let end = Instant::now() + time;
         while Instant::now() < end {
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -220,7 +268,7 @@ fn save_large(
 
 /// Waits until both queues are empty. The short form does not wait for tombstones whose key is gone:
 /// they stay for three minutes, in case an earlier write lands yet.
-fn settle(model: &R2Model, mounts: &[Mount; 2], thoroughly: bool) {
+fn settle(model: &R2Model, mounts: &[Mount], thoroughly: bool) {
     let begun = Instant::now();
     for mount in mounts {
         loop {
@@ -253,7 +301,7 @@ fn settle(model: &R2Model, mounts: &[Mount; 2], thoroughly: bool) {
 
 fn compare(
     model: &R2Model,
-    mounts: &[Mount; 2],
+    mounts: &[Mount],
     writers: &[Writer],
     ledger: &Ledger,
 ) -> Result<u64, String> {
@@ -290,8 +338,8 @@ fn objects(model: &R2Model) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// Waits until both mounts show what the bucket holds, as their listings grow old.
-fn agree(model: &R2Model, mounts: &[Mount; 2]) -> Result<(), String> {
+/// Waits until all mounts show what the bucket holds, as their listings grow old.
+fn agree(model: &R2Model, mounts: &[Mount]) -> Result<(), String> {
     let wanted: BTreeMap<String, Vec<u8>> = objects(model);
     let end = Instant::now() + Duration::from_secs(30);
     for (mount, side) in mounts.iter().zip(SIDES) {

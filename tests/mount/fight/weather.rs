@@ -175,10 +175,20 @@ pub(super) fn is_whole(bytes: &[u8]) -> bool {
 }
 
 /// Cuts and refuses connections, and writes somebody else's objects, until told to stop.
-pub(super) fn blow(model: &R2Model, random: &mut Random, stopping: &AtomicBool) {
+pub(super) fn blow(
+    model: &R2Model,
+    random: &mut Random,
+    weather: super::Weather,
+    stopping: &AtomicBool,
+) {
+    let least = if weather == super::Weather::Calm {
+        2
+    } else {
+        0
+    };
     while !stopping.load(Ordering::Relaxed) {
         wait(random.below(1500), stopping);
-        match random.below(6) {
+        match least + random.below(6 - least) {
             0 => model.cut_connections(),
             1 => {
                 let kinds = [
