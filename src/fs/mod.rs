@@ -399,7 +399,7 @@ impl Fs {
     /// Returns the tree that a name at the root belongs to, if it stays on this disk.
     fn local_at_root(&self, name: &OsStr) -> Option<&LocalTree> {
         let name = name.to_str()?;
-        let is_local = name::is_volume_side_file(name) || self.journal().is_local_name(name);
+        let is_local = name::is_volume_side_file(name) || self.journal().is_side_file(name);
         is_local.then_some(&self.side)
     }
 

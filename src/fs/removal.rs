@@ -95,7 +95,7 @@ impl Fs {
             && state.meta.size > 0
             && self.has_trash(key)
             && !is_made_to_be_removed(key.as_str())
-            && !self.journal().is_local_name(key.as_str());
+            && !self.journal().is_side_file(key.as_str());
         if !is_worth_it || (replaced && self.is_kept_lately(key)) {
             return Some(Edit::Discard { file });
         }

@@ -50,8 +50,8 @@ pub(super) fn open_staging(
 ) -> Result<(Arc<Staging>, Replay), MountError> {
     let (staging, replay) = Staging::open(&config.staging_dir, &identity(config), clock)
         .map_err(MountError::start("STAGING_DIR cannot be used"))?;
-    let local_names = config.local_names.clone();
-    staging.journal().set_local_names(local_names);
+    let side_files = config.local_names.clone();
+    staging.journal().set_side_files(side_files);
     Ok((staging, replay))
 }
 

@@ -16,7 +16,7 @@ mod local_names;
 mod log_sync;
 mod mirror;
 mod schema;
-mod stay;
+mod side_files;
 mod step;
 mod uploads;
 
@@ -81,7 +81,7 @@ pub struct Journal {
     /// Whether the operator has paused uploads; as `meta` says.
     paused: AtomicBool,
     /// The names of files that stay on this disk.
-    local_names: OnceLock<NamePatterns>,
+    side_files: OnceLock<NamePatterns>,
     changed: watch::Sender<u64>,
     clock: SharedClock,
 }
@@ -140,7 +140,7 @@ impl Journal {
             reserve,
             failed: OnceLock::new(),
             paused: AtomicBool::new(paused),
-            local_names: OnceLock::new(),
+            side_files: OnceLock::new(),
             changed: watch::Sender::new(0),
             clock,
         };

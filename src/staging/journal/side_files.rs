@@ -6,14 +6,14 @@ use crate::staging::{Change, Record};
 
 impl Journal {
     /// Sets the names of files and folders that stay on this disk, once.
-    pub fn set_local_names(&self, names: NamePatterns) {
+    pub fn set_side_files(&self, names: NamePatterns) {
         // A second call would come from a second mount of this journal, which there is not.
-        let _ = self.local_names.set(names);
+        let _ = self.side_files.set(names);
     }
 
     /// Whether what is new under this path stays on this disk.
-    pub fn is_local_name(&self, path: &str) -> bool {
-        self.local_names
+    pub fn is_side_file(&self, path: &str) -> bool {
+        self.side_files
             .get()
             .is_some_and(|names| names.has_any_of(path))
     }
@@ -23,7 +23,7 @@ impl Journal {
     pub fn stays_here(&self, record: &Record) -> bool {
         let is_new = record.base.is_none()
             && matches!(record.change, Change::Put { .. } | Change::Folder { .. });
-        is_new && self.is_local_name(record.key.as_str())
+        is_new && self.is_side_file(record.key.as_str())
     }
 
     /// Whether a record is sent as things are, once no program has its file open.
