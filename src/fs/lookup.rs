@@ -109,6 +109,7 @@ impl Fs {
         // The kernel holds the folder's lock meanwhile: only the one name is asked for, and the
         // whole listing comes behind.
         self.refresh(parent, path);
+        let begun = self.clock.instant();
         let asked = tokio::time::timeout(LOOKUP_DEADLINE, self.ask_as_it_is(parent, path, name));
         let asked = asked.await.unwrap_or_else(|_| {
             Err(StoreError::Unavailable {
@@ -123,7 +124,7 @@ impl Fs {
                 self.tree.lock().insert_folder(parent, name, now);
             }
             Ok(Found::File(info)) => {
-                let listed = listed_from_info(&info, self.clock.instant());
+                let listed = listed_from_info(&info, begun);
                 self.tree.lock().insert_listed(parent, name, listed);
                 self.learn(&info);
             }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::attr::{Fh, Ino, Kind};
 use super::handle::{FileHandle, Handle};
@@ -186,6 +186,8 @@ impl Fs {
         if !due || moved || !self.is_reachable() {
             return Ok(());
         }
+        // What it tells may be of any moment from here on.
+        let begun = self.clock.instant();
         let condition = ReadCondition::IfNoneMatch(version.etag.clone());
         let asked = tokio::time::timeout(
             super::LOOKUP_DEADLINE,
@@ -200,10 +202,12 @@ impl Fs {
         });
         self.note_result(&asked);
         match asked {
-            Err(StoreError::NotModified) => self.note_checked(inode, &version),
-            Ok(info) if info.version.etag == version.etag => self.note_checked(inode, &version),
+            Err(StoreError::NotModified) => self.note_checked(inode, &version, begun),
+            Ok(info) if info.version.etag == version.etag => {
+                self.note_checked(inode, &version, begun);
+            }
             Ok(info) => {
-                let listed = super::listing::listed_from_info(&info, self.clock.instant());
+                let listed = super::listing::listed_from_info(&info, begun);
                 self.learn(&info);
                 return Err(self.supersede(inode, &version, Some(listed)));
             }
@@ -215,8 +219,8 @@ impl Fs {
         Ok(())
     }
 
-    fn note_checked(&self, inode: &Inode, version: &ObjectVersion) {
-        inode.state.lock().checked_at = self.clock.instant();
+    fn note_checked(&self, inode: &Inode, version: &ObjectVersion, begun: Instant) {
+        inode.state.lock().checked_at = begun;
         self.cache.revalidated(version);
     }
 

@@ -78,7 +78,7 @@ impl Tree {
             seen.insert(folded);
         }
         if listing.complete {
-            self.drop_unlisted(ino, &seen, &keep, &mut stale);
+            self.drop_unlisted((ino, begun), &seen, &keep, &mut stale);
         }
         stale
     }
@@ -140,11 +140,15 @@ impl Tree {
         if let Some(entry) = known {
             if self.is_same(&entry, &listed) {
                 if let Some(node) = self.nodes.get(&entry.ino) {
-                    node.inode.state.lock().checked_at = listed.checked_at;
+                    let mut state = node.inode.state.lock();
+                    state.checked_at = state.checked_at.max(listed.checked_at);
                     return;
                 }
                 ino = Some(entry.ino);
-            } else if !complete || self.is_written(&entry) {
+            } else if !complete
+                || self.is_written(&entry)
+                || self.is_known_since(&entry, listed.checked_at)
+            {
                 return;
             } else {
                 self.detach(parent, &entry, stale);
@@ -182,9 +186,20 @@ impl Tree {
         node.is_some_and(|node| node.inode.state.lock().writers > 0)
     }
 
+    /// Whether the bucket was asked for this very name after a listing was begun, which may be of a time
+    /// before what it told.
+    fn is_known_since(&self, entry: &Entry, begun: Instant) -> bool {
+        let checked_at = match (&entry.listed, self.nodes.get(&entry.ino)) {
+            (_, Some(node)) => Some(node.inode.state.lock().checked_at),
+            (Some(listed), None) => Some(listed.checked_at),
+            (None, None) => None,
+        };
+        entry.kind == Kind::File && checked_at.is_some_and(|checked_at| checked_at > begun)
+    }
+
     fn drop_unlisted(
         &mut self,
-        ino: Ino,
+        (ino, begun): (Ino, Instant),
         seen: &HashSet<String>,
         keep: &HashSet<String>,
         stale: &mut Vec<Stale>,
@@ -197,7 +212,7 @@ impl Tree {
             .iter()
             .filter(|(name, _)| !seen.contains(&***name) && !keep.contains(&***name))
             .map(|(_, entry)| entry.clone())
-            .filter(|entry| !self.is_written(entry))
+            .filter(|entry| !self.is_written(entry) && !self.is_known_since(entry, begun))
             .collect();
         for entry in gone {
             self.detach(ino, &entry, stale);
@@ -252,7 +267,7 @@ impl Tree {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::time::{Duration, SystemTime};
 
     use super::super::super::inode::Meta;
     use super::*;
@@ -279,9 +294,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_local_copy_takes_no_version_of_the_bucket_away() {
-        let now = Instant::now();
+    fn tree(now: Instant) -> (Tree, Ino) {
         let time = SystemTime::UNIX_EPOCH;
         let defaults = Meta {
             size: 0,
@@ -293,8 +306,48 @@ mod tests {
             gid: 0,
             xattrs: None,
         };
-        let mut tree = Tree::new(&["layers".into()], defaults, now);
+        let tree = Tree::new(&["layers".into()], defaults, now);
         let layers = tree.dir(Ino::ROOT).unwrap().entry("layers").unwrap().ino;
+        (tree, layers)
+    }
+
+    /// Opened, the entry has an inode whose version was looked at then; before, it is a row of the folder.
+    fn older_listings_undo_nothing(is_open: bool) {
+        let (then, now) = (Instant::now(), Instant::now() + Duration::from_secs(9));
+        let (mut tree, layers) = tree(then);
+        let looked_up = listing(then + Duration::from_secs(5), Origin::Primary, "second");
+        let (name, listed) = looked_up.files.into_iter().next().unwrap();
+        tree.insert_listed(layers, &name, listed);
+        if is_open {
+            tree.materialise(layers, "a").unwrap();
+        }
+        let shown = |tree: &Tree| tree.version(layers, "a").map(|version| version.etag);
+        let (own, second) = (HashSet::new(), Some(ETag::new("second")));
+        assert_eq!(
+            tree.apply_listing(layers, listing(then, Origin::Primary, "first"), &own),
+            []
+        );
+        assert_eq!(shown(&tree), second);
+        let mut empty = listing(then, Origin::Primary, "first");
+        empty.files.clear();
+        assert_eq!(tree.apply_listing(layers, empty, &own), []);
+        assert_eq!(shown(&tree), second);
+        let mut empty = listing(now, Origin::Primary, "first");
+        empty.files.clear();
+        tree.apply_listing(layers, empty, &own);
+        assert_eq!(shown(&tree), None);
+    }
+
+    #[test]
+    fn a_listing_does_not_undo_what_was_learned_of_a_name_after_it_was_begun() {
+        older_listings_undo_nothing(false);
+        older_listings_undo_nothing(true);
+    }
+
+    #[test]
+    fn a_local_copy_takes_no_version_of_the_bucket_away() {
+        let now = Instant::now();
+        let (mut tree, layers) = tree(now);
         let own = HashSet::new();
         tree.apply_listing(layers, listing(now, Origin::Primary, "bucket"), &own);
         let ino = tree.materialise(layers, "a").unwrap().ino;
