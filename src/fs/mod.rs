@@ -24,6 +24,7 @@ mod held;
 mod hidden;
 mod inode;
 mod link;
+mod link_copies;
 mod listing;
 pub mod local;
 mod locked;
@@ -181,6 +182,8 @@ pub struct Fs {
     settled: Mutex<HashSet<ObjectVersion>>,
     /// How the work on folders that are on their way has failed, if it has.
     expansion_failure: Mutex<Option<String>>,
+    /// Raised whenever an object has changed that may have further names.
+    link_changes: AtomicU64,
     projects: Arc<projects::Projects>,
     registrar: OnceLock<Arc<dyn Registrar>>,
     signer: OnceLock<Arc<dyn xattr::Signer>>,
@@ -251,6 +254,7 @@ impl Fs {
             listings: listing::Running::default(),
             settled: Mutex::default(),
             expansion_failure: Mutex::default(),
+            link_changes: AtomicU64::default(),
             projects: Arc::default(),
             registrar: OnceLock::new(),
             signer: OnceLock::new(),

@@ -15,6 +15,7 @@ mod follow;
 mod local_names;
 mod log_sync;
 mod mirror;
+mod rests;
 mod schema;
 mod side_files;
 mod step;
@@ -24,7 +25,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -35,6 +36,7 @@ pub use self::error::{JournalError, JournalResult};
 use self::log_sync::LogSync;
 pub use self::mirror::Attempt;
 use self::mirror::Mirror;
+pub use self::rests::KEY_REST;
 use self::step::Step;
 use super::moves::Moves;
 use super::record::{
@@ -83,6 +85,8 @@ pub struct Journal {
     /// The names of files that stay on this disk.
     side_files: OnceLock<NamePatterns>,
     changed: watch::Sender<u64>,
+    /// Until when keys rest that were written. Folded.
+    rests: Mutex<HashMap<Key, Instant>>,
     clock: SharedClock,
 }
 
@@ -142,6 +146,7 @@ impl Journal {
             paused: AtomicBool::new(paused),
             side_files: OnceLock::new(),
             changed: watch::Sender::new(0),
+            rests: Mutex::default(),
             clock,
         };
         // What an earlier process left unsynced counts as synced from here on.

@@ -80,7 +80,7 @@ fn fight(machines: usize, weather: Weather) {
     let (mut random, begun) = (Random::new(seed), Instant::now());
     let mut rules = R2Model::builder().too_many_requests(RetryAfter::Seconds(1));
     for side in sides {
-        rules = rules.token(Token::new(*side, SECRET, Permission::ObjectReadWrite));
+        rules = rules.token(Token::new(side, SECRET, Permission::ObjectReadWrite));
     }
     let model = rules.start();
     for number in 0..weather::OTHERS {
