@@ -132,7 +132,7 @@ impl Config {
             }),
             delete_limit: reader.get("DELETE_LIMIT", value::count_or_none),
             local_names: reader.get("LOCAL_NAMES", value::name_patterns),
-            temporary_names: reader.get("TEMPORARY_NAMES", value::name_patterns),
+            temporary_names: reader.get("TEMPORARY_NAMES", value::file_name_patterns),
             temporary_age: reader.get("TEMPORARY_SECONDS", |text| {
                 value::duration(text, 1.0, true, 86400.0)
             }),

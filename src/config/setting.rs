@@ -57,11 +57,12 @@ const fn secret(name: &'static str, expected: &'static str, example: &'static st
 const SWITCH: &str = "true or false";
 const FOLDER: &str = "the path of a folder";
 const NAMES: &str = "patterns of file names, separated by commas, or \"none\"";
+const NAMES_AND_FOLDERS: &str = "patterns of file names, or with a / at the end of folder names, separated by commas, or \"none\"";
 /// What programs and systems make for themselves on each machine and can make anew: peaks of Reaper,
 /// Ableton Live and Ardour, and what desktops leave in every folder. What FUSE and NFS make of files that
 /// are removed while they are open must never be seen by others.
-const LOCAL_NAMES: &str = "*.reapeaks,*.asd,*.peak,._*,.DS_Store,.Spotlight-V100,.Trashes,.fseventsd,\
-     .TemporaryItems,Thumbs.db,desktop.ini,.directory,.nfs????*,.fuse_hidden*";
+const LOCAL_NAMES: &str = "*.reapeaks,*.asd,*.peak,._*,.DS_Store,.Spotlight-V100/,.Trashes/,.fseventsd/,\
+     .TemporaryItems/,Thumbs.db,desktop.ini,.directory,.nfs????*,.fuse_hidden*";
 /// What programs write before they rename it into place, or remove it: GLib, rsync, editors, LibreOffice,
 /// browsers, Audacity.
 const TEMPORARY_NAMES: &str = "*.tmp,*.temp,*.part,*.partial,*.crdownload,.goutputstream-*,.*.??????,\
@@ -230,8 +231,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "LOCAL_NAMES",
         Some(LOCAL_NAMES),
-        NAMES,
-        "._*,.DS_Store,*.reapeaks",
+        NAMES_AND_FOLDERS,
+        "._*,.DS_Store,.Trashes/,*.reapeaks",
     ),
     setting(
         "TEMPORARY_NAMES",

@@ -150,6 +150,11 @@ pub(super) fn name_patterns(text: &str) -> Result<NamePatterns, Invalid> {
     NamePatterns::parse(text).map_err(Some)
 }
 
+/// Reads patterns of file names alone, or that there are none.
+pub(super) fn file_name_patterns(text: &str) -> Result<NamePatterns, Invalid> {
+    NamePatterns::parse_files(text).map_err(Some)
+}
+
 /// Reads a decimal number without sign or exponent.
 fn decimal(text: &str) -> Option<f64> {
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');

@@ -403,7 +403,11 @@ impl Fs {
     /// Returns the tree that a name at the root belongs to, if it stays on this disk.
     fn local_at_root(&self, name: &OsStr) -> Option<&LocalTree> {
         let name = name.to_str()?;
-        let is_local = name::is_volume_side_file(name) || self.journal().is_side_file(name);
+        // Before it is made nobody knows whether it will be a file or a folder.
+        let is_local = name::is_volume_side_file(name)
+            || [name, &format!("{name}/")]
+                .iter()
+                .any(|path| self.journal().is_side_file(path));
         is_local.then_some(&self.side)
     }
 

@@ -114,13 +114,21 @@ fn what_programs_make_for_this_machine_stays_on_it() {
 #[test]
 fn which_names_stay_is_set() {
     let model = R2Model::start();
-    let mut mount = Mount::with(&model, &[("LOCAL_NAMES", "*.mine, cache?")]);
+    let mut mount = Mount::with(&model, &[("LOCAL_NAMES", "*.mine, cache?/")]);
     fs::create_dir(mount.path("projects/cache1")).unwrap();
     fs::write(mount.path("projects/cache1/a.wav"), "a").unwrap();
     fs::write(mount.path("projects/b.mine"), "b").unwrap();
+    // A folder of that name may hold takes.
+    fs::create_dir(mount.path("projects/c.mine")).unwrap();
+    fs::write(mount.path("projects/c.mine/take.wav"), "d").unwrap();
     fs::write(mount.path("projects/.DS_Store"), "c").unwrap();
     mount.wait_uploaded();
-    assert_eq!(model.keys(), ["projects/.DS_Store"]);
+    let expected = [
+        "projects/.DS_Store",
+        "projects/c.mine/",
+        "projects/c.mine/take.wav",
+    ];
+    assert_eq!(model.keys(), expected);
     mount.unmount();
     mount.set("LOCAL_NAMES", "none");
     mount.mount();
@@ -128,6 +136,8 @@ fn which_names_stay_is_set() {
     let expected = [
         "projects/.DS_Store",
         "projects/b.mine",
+        "projects/c.mine/",
+        "projects/c.mine/take.wav",
         "projects/cache1/",
         "projects/cache1/a.wav",
     ];

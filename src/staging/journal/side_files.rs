@@ -11,11 +11,9 @@ impl Journal {
         let _ = self.side_files.set(names);
     }
 
-    /// Whether what is new under this path stays on this disk.
+    /// Whether what is new under this path, a folder's with a `/` at its end, stays on this disk.
     pub fn is_side_file(&self, path: &str) -> bool {
-        self.side_files
-            .get()
-            .is_some_and(|names| names.has_any_of(path))
+        self.side_files.get().is_some_and(|names| names.has(path))
     }
 
     /// Whether a record is kept and never sent: that of a new file with a name that stays on this disk.
