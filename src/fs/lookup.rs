@@ -25,6 +25,33 @@ impl Fs {
     /// `NotFound` only from a listing or from a bucket that answers; `Store` within two seconds if
     /// it does not.
     pub async fn lookup(self: &Arc<Self>, parent: Ino, name: &OsStr) -> FsResult<Attr> {
+        let attr = self.lookup_once(parent, name).await?;
+        if attr.kind != Kind::File || !self.takes_recheck(parent, name) {
+            return Ok(attr);
+        }
+        // Its open was answered by ESTALE. The kernel opens it once more, and gives up if that is stale too.
+        let inode = self.inode(attr.ino)?;
+        let checked = self.check_version(&inode, self.options.list_ttl / 2).await;
+        if !matches!(checked, Err(FsError::Stale)) {
+            return Ok(attr);
+        }
+        self.forget(attr.ino, 1);
+        self.lookup_once(parent, name).await
+    }
+
+    /// Whether a name is looked up since its open found another version.
+    fn takes_recheck(&self, parent: Ino, name: &OsStr) -> bool {
+        let mut rechecks = self.rechecks.lock();
+        if rechecks.is_empty() {
+            return false;
+        }
+        let path = self.tree.lock().path(parent);
+        let key = path.zip(name.to_str());
+        let key = key.and_then(|(path, name)| name::key_in(&path, name).ok());
+        key.is_some_and(|key| rechecks.remove(&key.folded()))
+    }
+
+    async fn lookup_once(self: &Arc<Self>, parent: Ino, name: &OsStr) -> FsResult<Attr> {
         if let Some(local) = self.local(parent) {
             return local.lookup(parent, name);
         }

@@ -75,7 +75,7 @@ use crate::cache::Cache;
 use crate::clock::SharedClock;
 use crate::error::{FsError, FsResult};
 use crate::staging::{Journal, Orphan, Replay, Staging};
-use crate::store::{ObjectStore, ObjectVersion};
+use crate::store::{Key, ObjectStore, ObjectVersion};
 
 /// Number of the first inode of `samples/`.
 const SAMPLES_BASE: u64 = 1 << 62;
@@ -182,6 +182,8 @@ pub struct Fs {
     settled: Mutex<HashSet<ObjectVersion>>,
     /// How the work on folders that are on their way has failed, if it has.
     expansion_failure: Mutex<Option<String>>,
+    /// Names whose open has found another version: their look-up asks the bucket. Folded.
+    rechecks: Mutex<HashSet<Key>>,
     /// Raised whenever an object has changed that may have further names.
     link_changes: AtomicU64,
     projects: Arc<projects::Projects>,
@@ -254,6 +256,7 @@ impl Fs {
             listings: listing::Running::default(),
             settled: Mutex::default(),
             expansion_failure: Mutex::default(),
+            rechecks: Mutex::default(),
             link_changes: AtomicU64::default(),
             projects: Arc::default(),
             registrar: OnceLock::new(),

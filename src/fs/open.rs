@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::attr::{Fh, Ino, Kind};
 use super::handle::{FileHandle, Handle};
@@ -61,7 +61,7 @@ impl Fs {
         if flags.truncates() || flags.writes() {
             self.refuse_locked_inode(ino)?;
         }
-        self.check_version(&inode).await?;
+        self.check_version(&inode, self.options.list_ttl).await?;
         match (flags.truncates(), flags.writes()) {
             (true, true) => self.truncate_content(&inode, 0).await?,
             // No writer is to come whose close would settle it.
@@ -153,10 +153,19 @@ impl Fs {
     }
 
     /// Asks the bucket whether a clean file is still what the name shows, if that is due.
-    async fn check_version(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
+    ///
+    /// # Errors
+    /// `Stale` if the name shows, or is to show, another inode: the kernel looks it up once more.
+    pub(super) async fn check_version(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        trusted_for: Duration,
+    ) -> FsResult<()> {
         let (version, due) = {
             let state = inode.state.lock();
             if state.superseded {
+                let key = state.remote().map(|remote| remote.version.key.folded());
+                self.rechecks.lock().extend(key);
                 return Err(FsError::Stale);
             }
             let Content::Remote(remote) = &state.content else {
@@ -172,10 +181,7 @@ impl Fs {
                 .saturating_duration_since(state.checked_at);
             let held = self.cache.get(&remote.version);
             let expired = held.as_ref().is_some_and(|file| file.is_expired());
-            (
-                remote.version.clone(),
-                age > self.options.list_ttl || expired,
-            )
+            (remote.version.clone(), age > trusted_for || expired)
         };
         // A rename that is on its way reads from the old key, whose version is pinned.
         let moved = self
@@ -239,6 +245,7 @@ impl Fs {
         }
         let stale = tree.supersede(inode.ino, listed);
         drop(tree);
+        self.rechecks.lock().insert(known.key.folded());
         self.tell_stale(stale);
         FsError::Stale
     }

@@ -118,3 +118,20 @@ fn what_is_taken_for_its_snapshots_after_its_last_writer_left_is_settled() {
     assert_eq!(bench.record("layers/a"), None);
     assert_eq!(bench.read(ino).unwrap(), b"take");
 }
+
+#[test]
+fn a_file_that_others_change_again_and_again_is_opened_at_the_second_try() {
+    let bench = Bench::new();
+    bench.others_write("layers/a", b"one");
+    bench.list();
+    let first = bench.lookup("a").unwrap().ino;
+    assert_eq!(bench.read(first).unwrap(), b"one");
+    bench.others_write("layers/a", b"two");
+    bench.list();
+    bench.others_write("layers/a", b"three");
+    bench.clock.advance(Duration::from_secs(31));
+    // As the kernel does: it opens what it knows, looks the name up, and opens that.
+    assert!(matches!(bench.open(first, READ), Err(FsError::Stale)));
+    let second = bench.lookup("a").unwrap().ino;
+    assert_eq!(bench.read(second).unwrap(), b"three");
+}
