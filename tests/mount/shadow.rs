@@ -252,7 +252,8 @@ fn shadow_once(seed: u64, settings: &[(&str, &str)]) {
     mount.remove_cache();
     mount.mount();
     compare_trees(&mount, &format!("SHADOW_SEED={seed}, mounted anew"));
-    assert!(model.write_rate_violations().is_empty());
+    let hasty = model.write_rate_violations();
+    assert!(hasty.is_empty(), "SHADOW_SEED={seed}: {hasty:?}");
 }
 
 #[test]
