@@ -54,8 +54,6 @@ pub enum Operation {
     Rename,
     /// Its attributes are changed.
     Attributes,
-    /// It becomes a copy of the object under the first of a file's names.
-    Link,
     /// It is deleted.
     Delete,
 }

@@ -61,7 +61,6 @@ impl Fs {
                 });
             }
         }
-        extra.extend(self.outdate_links(&record.key));
         let confirmed = self
             .journal()
             .confirm(&record.key, record.seq, now_holds, extra)?;

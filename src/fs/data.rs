@@ -299,9 +299,6 @@ impl Fs {
         if let Some(record) = self.journal().record(key) {
             return record.base;
         }
-        if let Some(name) = self.journal().local_name(key) {
-            return name.copy.holds;
-        }
         let remote = remote.filter(|remote| remote.origin == Origin::Primary)?;
         (remote.version.key.folded() == key.folded()).then(|| remote.version.etag.clone())
     }

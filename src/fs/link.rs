@@ -1,6 +1,5 @@
 //! Several names of one file or special node. The inode goes by the first; the others are rows of
-//! the journal that lead to it. What the bucket has under those is made of the first one's object, behind
-//! ([`super::link_copies`]).
+//! the journal that lead to it. The bucket has an object under the first alone.
 
 use std::ffi::OsStr;
 use std::future::Future;
@@ -15,7 +14,7 @@ use super::listing::below;
 use super::name;
 use super::rename::Move;
 use crate::error::{FsError, FsResult};
-use crate::staging::{Change, Deleted, Edit, LinkCopy, LocalName, StandsFor};
+use crate::staging::{Edit, LocalName, StandsFor};
 use crate::store::Key;
 
 impl Fs {
@@ -37,7 +36,7 @@ impl Fs {
         let _changes = self.changes.lock();
         let key = self.free_key(parent, name)?;
         let to = self.tree.lock().key(ino).ok_or(FsError::NotFound)?;
-        self.apply(vec![set(&key, StandsFor::Link(to))])?;
+        self.apply(vec![set_link(&key, &to)])?;
         let mut tree = self.tree.lock();
         tree.add_link(parent, name, &inode, self.clock.instant());
         tree.looked_up(ino);
@@ -58,13 +57,12 @@ impl Fs {
         let mut edits = vec![Edit::RemoveLocal { key: key.clone() }];
         match (self.journal().local_name(key), others.split_first()) {
             (Some(name), Some((first, rest))) => {
-                edits.extend(copy_removal(&name));
                 if matches!(name.stands_for, StandsFor::Special(..)) {
                     edits.push(set(first, name.stands_for));
-                    edits.extend(rest.iter().map(|key| self.retargeted(key, first)));
+                    edits.extend(rest.iter().map(|key| set_link(key, first)));
                 }
             }
-            (Some(name), None) => edits.extend(copy_removal(&name)),
+            (Some(_), None) => {}
             // The file goes on under another of its names.
             (None, Some((first, rest))) => {
                 edits = vec![Edit::RemoveLocal { key: first.clone() }];
@@ -74,7 +72,7 @@ impl Fs {
                     to: first.clone(),
                 };
                 self.move_edits(&moved, self.base_of(first, None), &mut edits)?;
-                edits.extend(rest.iter().map(|key| self.retargeted(key, first)));
+                edits.extend(rest.iter().map(|key| set_link(key, first)));
             }
             (None, None) => {
                 self.hold_for_readers(inode);
@@ -87,7 +85,7 @@ impl Fs {
     /// What the journal must say when the first name of an inode is another one.
     pub(super) fn first_name_moved(&self, from: &Key, to: &Key, inode: &Inode) -> Vec<Edit> {
         let others = self.further_names(from, inode);
-        others.iter().map(|key| self.retargeted(key, to)).collect()
+        others.iter().map(|key| set_link(key, to)).collect()
     }
 
     /// A local name is replaced by another, which stands for the same.
@@ -101,9 +99,8 @@ impl Fs {
             Some(replaced) => self.vacated(target, replaced)?,
             None => Vec::new(),
         };
-        let name = self.journal().local_name(source).ok_or(FsError::Stale)?;
-        edits.extend(copy_removal(&name));
-        let stands_for = name.stands_for;
+        let name = self.journal().local_name(source);
+        let stands_for = name.ok_or(FsError::Stale)?.stands_for;
         edits.push(Edit::RemoveLocal {
             key: source.clone(),
         });
@@ -135,14 +132,12 @@ impl Fs {
             if key.is_none() && stands_for == name.stands_for {
                 continue;
             }
-            let Some(key) = key else {
-                set_anew.push(Edit::SetLocal(LocalName { stands_for, ..name }));
-                continue;
-            };
-            // Its object does not come along: another is made under the new name.
-            gone.extend(copy_removal(&name));
-            gone.push(Edit::RemoveLocal { key: name.key });
-            set_anew.push(set(&key, stands_for));
+            if key.is_some() {
+                gone.push(Edit::RemoveLocal {
+                    key: name.key.clone(),
+                });
+            }
+            set_anew.push(set(&key.unwrap_or(name.key), stands_for));
         }
         gone.extend(set_anew);
         gone
@@ -230,16 +225,6 @@ impl Fs {
         }
     }
 
-    /// A further name that leads to another first name: the file, and its object, are the same.
-    fn retargeted(&self, key: &Key, to: &Key) -> Edit {
-        let name = self.journal().local_name(key);
-        Edit::SetLocal(LocalName {
-            key: key.clone(),
-            stands_for: StandsFor::Link(to.clone()),
-            copy: name.map(|name| name.copy).unwrap_or_default(),
-        })
-    }
-
     fn link_target(&self, key: &Key) -> Option<Key> {
         match self.journal().local_name(key)?.stands_for {
             StandsFor::Link(to) => Some(to),
@@ -274,16 +259,9 @@ fn set(key: &Key, stands_for: StandsFor) -> Edit {
     Edit::SetLocal(LocalName {
         key: key.clone(),
         stands_for,
-        copy: LinkCopy::default(),
     })
 }
 
-/// What the journal must say of the object under a further name that goes.
-fn copy_removal(name: &LocalName) -> Option<Edit> {
-    let holds = name.copy.holds.clone()?;
-    Some(Edit::Set {
-        key: name.key.clone(),
-        base: Some(holds),
-        change: Change::Delete(Deleted::Moved),
-    })
+fn set_link(key: &Key, to: &Key) -> Edit {
+    set(key, StandsFor::Link(to.clone()))
 }

@@ -24,7 +24,6 @@ mod held;
 mod hidden;
 mod inode;
 mod link;
-mod link_copies;
 mod listing;
 pub mod local;
 mod locked;
@@ -184,8 +183,6 @@ pub struct Fs {
     expansion_failure: Mutex<Option<String>>,
     /// Names whose open has found another version: their look-up asks the bucket. Folded.
     rechecks: Mutex<HashSet<Key>>,
-    /// Raised whenever an object has changed that may have further names.
-    link_changes: AtomicU64,
     projects: Arc<projects::Projects>,
     registrar: OnceLock<Arc<dyn Registrar>>,
     signer: OnceLock<Arc<dyn xattr::Signer>>,
@@ -257,7 +254,6 @@ impl Fs {
             settled: Mutex::default(),
             expansion_failure: Mutex::default(),
             rechecks: Mutex::default(),
-            link_changes: AtomicU64::default(),
             projects: Arc::default(),
             registrar: OnceLock::new(),
             signer: OnceLock::new(),

@@ -13,7 +13,7 @@ use super::inode::{Content, Inode, Meta, State};
 use super::name;
 use super::tree::Tree;
 use crate::error::{FsError, FsResult};
-use crate::staging::{Edit, LinkCopy, LocalName, Special, StandsFor};
+use crate::staging::{Edit, LocalName, Special, StandsFor};
 use crate::store::Key;
 use crate::store::attributes::FileAttributes;
 
@@ -113,11 +113,7 @@ impl Fs {
         let _changes = self.changes.lock();
         let key = self.free_key(parent, name)?;
         let stands_for = StandsFor::Special(special.clone(), meta.to_attributes());
-        self.apply(vec![Edit::SetLocal(LocalName {
-            key,
-            stands_for,
-            copy: LinkCopy::default(),
-        })])?;
+        self.apply(vec![Edit::SetLocal(LocalName { key, stands_for })])?;
         let mut tree = self.tree.lock();
         let inode = self.insert_special(&mut tree, (parent, name), special, meta);
         tree.looked_up(inode.ino);
@@ -198,7 +194,6 @@ impl Fs {
         Edit::SetLocal(LocalName {
             key,
             stands_for: StandsFor::Special(special, attributes),
-            copy: LinkCopy::default(),
         })
     }
 

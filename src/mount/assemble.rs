@@ -555,7 +555,6 @@ impl Service for Running {
         self.fs.spawn_snapshots();
         self.fs.spawn_expiry();
         self.fs.spawn_expansion();
-        self.fs.spawn_link_copies();
         self.fs.spawn_warming();
         self.keeper.spawn();
         let fs = Arc::downgrade(&self.fs);

@@ -57,8 +57,6 @@ pub(super) fn outstanding(staging: &Staging, active: u64, paths: &[String]) -> O
         let within = |path: &String| path.starts_with(found.target.as_str());
         left.files += u64::from(selects(paths, &found.target) || paths.iter().any(within));
     }
-    let links = journal.link_copies_due().into_iter();
-    left.files += links.filter(|(name, _)| selects(paths, &name.key)).count() as u64;
     left.open = open.len() as u64;
     // Their lengths are not settled; the disk knows them as they are now.
     let lengths = open.iter().filter_map(|file| {

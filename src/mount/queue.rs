@@ -38,9 +38,7 @@ pub(super) fn list(fs: &Arc<Fs>, staging: &Staging) -> Queue {
             ..entry(record, protected, now)
         }
     });
-    let links = staging.journal().link_copies_due().into_iter();
-    let links = links.map(|(name, _)| waiting_entry(name.key.to_string(), Operation::Link));
-    let entries = folders.chain(files).chain(links).collect();
+    let entries = folders.chain(files).collect();
     Queue { entries, left_out }
 }
 
@@ -120,24 +118,14 @@ pub(super) fn orphan_status(fs: &Fs, directory: &Path) -> Option<OrphanStatus> {
 fn folder_entry(found: &Move, failure: Option<String>, now: SystemTime) -> QueueEntry {
     let waiting = now.duration_since(found.since).unwrap_or_default();
     QueueEntry {
-        waiting_seconds: waiting.as_secs(),
-        attempts: u32::from(failure.is_some()),
-        reason: failure,
-        ..waiting_entry(found.target.to_string(), Operation::Rename)
-    }
-}
-
-/// Returns an entry of what the bucket does by itself.
-fn waiting_entry(path: String, operation: Operation) -> QueueEntry {
-    QueueEntry {
-        path,
-        operation,
+        path: found.target.to_string(),
+        operation: Operation::Rename,
         state: State::Waiting,
         bytes: 0,
         sent_bytes: 0,
-        waiting_seconds: 0,
-        attempts: 0,
-        reason: None,
+        waiting_seconds: waiting.as_secs(),
+        attempts: u32::from(failure.is_some()),
+        reason: failure,
         protected_seconds: None,
     }
 }

@@ -15,7 +15,6 @@ mod follow;
 mod local_names;
 mod log_sync;
 mod mirror;
-mod rests;
 mod schema;
 mod side_files;
 mod step;
@@ -25,7 +24,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -36,7 +35,6 @@ pub use self::error::{JournalError, JournalResult};
 use self::log_sync::LogSync;
 pub use self::mirror::Attempt;
 use self::mirror::Mirror;
-pub use self::rests::KEY_REST;
 use self::step::Step;
 use super::moves::Moves;
 use super::record::{
@@ -85,8 +83,6 @@ pub struct Journal {
     /// The names of files that stay on this disk.
     side_files: OnceLock<NamePatterns>,
     changed: watch::Sender<u64>,
-    /// Until when keys rest that were written. Folded.
-    rests: Mutex<HashMap<Key, Instant>>,
     clock: SharedClock,
 }
 
@@ -146,7 +142,6 @@ impl Journal {
             paused: AtomicBool::new(paused),
             side_files: OnceLock::new(),
             changed: watch::Sender::new(0),
-            rests: Mutex::default(),
             clock,
         };
         // What an earlier process left unsynced counts as synced from here on.

@@ -1,9 +1,8 @@
 //! Names that the bucket cannot express: symbolic links, FIFOs, sockets and device nodes, and further
-//! names of what has one already (hard links). The journal keeps them for good, not until an upload. Of a
-//! file of several names the bucket has an object under each, a copy of the one under the first.
+//! names of what has one already (hard links). The journal keeps them for good, not until an upload.
 
+use crate::store::Key;
 use crate::store::attributes::FileAttributes;
-use crate::store::{ETag, Key};
 
 /// A name that this disk alone knows.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,26 +11,6 @@ pub struct LocalName {
     pub key: Key,
     /// What it stands for.
     pub stands_for: StandsFor,
-    /// For a further name of a file: what has been done about its object.
-    pub copy: LinkCopy,
-}
-
-/// The object under a further name of a file.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LinkCopy {
-    /// Whether it is to be made, or made anew.
-    pub due: bool,
-    /// What we have put there; `None`: nothing.
-    pub holds: Option<ETag>,
-}
-
-impl Default for LinkCopy {
-    fn default() -> LinkCopy {
-        LinkCopy {
-            due: true,
-            holds: None,
-        }
-    }
 }
 
 /// What a local name stands for.

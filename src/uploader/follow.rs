@@ -156,9 +156,6 @@ impl Follower {
             task
         });
         self.sender.abort_outdated();
-        if let Some(until) = staging.journal().rests_until(key) {
-            self.plan.rest(key, until);
-        }
         self.plan.update(key, task);
     }
 
@@ -202,7 +199,6 @@ impl Follower {
 
     fn take_in_end(&mut self, ended: Ended) {
         let now = self.sender.clock.instant();
-        self.sender.staging.journal().note_written(&ended.key);
         // The journal first: what is done is gone from it.
         self.take_in(&ended.key);
         self.plan

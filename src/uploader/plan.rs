@@ -9,10 +9,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::staging::journal::KEY_REST;
 use crate::staging::{Change, Record, Seq};
 use crate::store::Key;
 
+/// R2 takes one write a second to one key and answers 429 to more; a retry after a lost answer may
+/// run into it as well (`429 TooManyRequests`, R2: platform/limits).
+pub(super) const KEY_REST: Duration = Duration::from_millis(1500);
 /// The longest wait between two tries of one record, unless the store asks for a longer one.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 /// The longest wait between two tries while the store cannot be reached: so soon after its return
@@ -173,12 +175,6 @@ impl Plan {
             unreached: 0,
             outage: None,
         }
-    }
-
-    /// Lets a key rest that somebody else here has written.
-    pub(super) fn rest(&mut self, key: &Key, until: Instant) {
-        let rested = self.rests.entry(key.clone()).or_insert(until);
-        *rested = until.max(*rested);
     }
 
     /// Takes in what the journal says of a key now.

@@ -4,10 +4,9 @@ use rusqlite::{Connection, Row, params};
 
 use super::database::{damaged, key, read_attributes, run, xattrs};
 use super::{Journal, JournalResult};
-use crate::staging::Edit;
-use crate::staging::local_name::{LinkCopy, LocalName, Special, StandsFor};
+use crate::staging::local_name::{LocalName, Special, StandsFor};
+use crate::store::Key;
 use crate::store::attributes::{FileAttributes, nanos_since_epoch};
-use crate::store::{ETag, Key};
 
 impl Journal {
     /// Returns what a name stands for that this disk alone knows.
@@ -25,38 +24,6 @@ impl Journal {
     /// Whether anything has several names.
     pub fn has_links(&self) -> bool {
         self.mirror.lock().has_links()
-    }
-
-    /// Returns the further names of files whose objects are to be made, each with the first name, as far as
-    /// that and what lies under the name now are settled.
-    pub fn link_copies_due(&self) -> Vec<(LocalName, Key)> {
-        let mirror = self.mirror.lock();
-        if !mirror.has_links() || mirror.moves().pending().next().is_some() {
-            return Vec::new();
-        }
-        let due = mirror.locals().filter_map(|name| match &name.stands_for {
-            StandsFor::Link(to) if name.copy.due => Some((name, to)),
-            _ => None,
-        });
-        let due = due.filter(|(name, to)| {
-            let (key, first) = (name.key.folded(), to.folded());
-            let is_file = mirror.local(&first).is_none();
-            let is_settled = mirror.record(&key).is_none() && mirror.record(&first).is_none();
-            is_file && is_settled && !self.is_side_file(name.key.as_str())
-        });
-        due.map(|(name, to)| (name.clone(), to.clone())).collect()
-    }
-
-    /// Returns what the journal must say of the further names of a file whose object has changed.
-    pub fn links_outdated(&self, first: &Key) -> Vec<Edit> {
-        let (first, mirror) = (first.folded(), self.mirror.lock());
-        let links = mirror.links_to(&first).filter(|name| !name.copy.due);
-        let outdated = links.map(|name| {
-            let mut name = name.clone();
-            name.copy.due = true;
-            Edit::SetLocal(name)
-        });
-        outdated.collect()
     }
 
     /// Returns those whose key begins with `prefix`, which ends in `/` or is empty.
@@ -89,9 +56,8 @@ pub(super) fn write(connection: &Connection, name: &LocalName) -> JournalResult<
         StandsFor::Link(_) => FileAttributes::default(),
     };
     let sql = "INSERT OR REPLACE INTO local_names \
-               (folded, key, kind, target, device, mtime, mode, uid, gid, xattrs, \
-                copy_due, copy_holds) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+               (folded, key, kind, target, device, mtime, mode, uid, gid, xattrs) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
     run(
         connection.prepare_cached(sql),
         params![
@@ -105,8 +71,6 @@ pub(super) fn write(connection: &Connection, name: &LocalName) -> JournalResult<
             attributes.uid,
             attributes.gid,
             xattrs(&attributes),
-            name.copy.due,
-            name.copy.holds.as_ref().map(ETag::as_str),
         ],
     )
 }
@@ -121,14 +85,9 @@ pub(super) fn read(row: &Row<'_>) -> JournalResult<LocalName> {
         }
         _ => StandsFor::Special(read_special(&kind, row)?, read_attributes(row)?),
     };
-    let holds: Option<String> = row.get("copy_holds")?;
     Ok(LocalName {
         key: key(row.get("key")?)?,
         stands_for,
-        copy: LinkCopy {
-            due: row.get("copy_due")?,
-            holds: holds.map(|tag| ETag::new(&tag)),
-        },
     })
 }
 
