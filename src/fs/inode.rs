@@ -47,6 +47,8 @@ pub(super) struct State {
     pub(super) writers: u32,
     /// When its version was last known to be the bucket's.
     pub(super) checked_at: Instant,
+    /// When it was looked up for a program whose open was stale: that open asks no more.
+    pub(super) rechecked_at: Option<Instant>,
     /// The bytes are about to move to a file that readers cannot pass through to: no new handle may
     /// pass through meanwhile.
     pub(super) moving: bool,
@@ -319,6 +321,7 @@ impl State {
             gate: IoGate::default(),
             writers: 0,
             checked_at,
+            rechecked_at: None,
             moving: false,
             superseded: false,
         }

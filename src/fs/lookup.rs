@@ -31,12 +31,19 @@ impl Fs {
         }
         // Its open was answered by ESTALE. The kernel opens it once more, and gives up if that is stale too.
         let inode = self.inode(attr.ino)?;
+        let begun = self.clock.instant();
         let checked = self.check_version(&inode, self.options.list_ttl / 2).await;
-        if !matches!(checked, Err(FsError::Stale)) {
-            return Ok(attr);
+        let attr = match checked {
+            Err(FsError::Stale) => {
+                self.forget(attr.ino, 1);
+                self.lookup_once(parent, name).await?
+            }
+            _ => attr,
+        };
+        if let Ok(inode) = self.inode(attr.ino) {
+            inode.state.lock().rechecked_at = Some(begun);
         }
-        self.forget(attr.ino, 1);
-        self.lookup_once(parent, name).await
+        Ok(attr)
     }
 
     /// Whether a name is looked up since its open found another version.

@@ -40,6 +40,9 @@ impl OpenFlags {
     }
 }
 
+/// Between the look-up that follows a stale open and the open that follows that lies no longer time.
+const RECHECK_HOLDS: Duration = Duration::from_secs(5);
+
 impl Fs {
     /// Opens a file. Inline unless its version must be checked, that is once in the listing's
     /// time to live.
@@ -162,11 +165,16 @@ impl Fs {
         trusted_for: Duration,
     ) -> FsResult<()> {
         let (version, due) = {
-            let state = inode.state.lock();
+            let now = self.clock.instant();
+            let mut state = inode.state.lock();
+            let rechecked = state.rechecked_at.take();
             if state.superseded {
                 let key = state.remote().map(|remote| remote.version.key.folded());
                 self.rechecks.lock().extend(key);
                 return Err(FsError::Stale);
+            }
+            if rechecked.is_some_and(|at| now < at + RECHECK_HOLDS) {
+                return Ok(());
             }
             let Content::Remote(remote) = &state.content else {
                 return Ok(());
@@ -175,10 +183,7 @@ impl Fs {
                 // It keeps the name until they have closed it.
                 return Ok(());
             }
-            let age = self
-                .clock
-                .instant()
-                .saturating_duration_since(state.checked_at);
+            let age = now.saturating_duration_since(state.checked_at);
             let held = self.cache.get(&remote.version);
             let expired = held.as_ref().is_some_and(|file| file.is_expired());
             (remote.version.clone(), age > trusted_for || expired)
