@@ -203,6 +203,8 @@ impl Operation {
             Err(Stop::Store(StoreError::SourceChanged)) => return self.source_lost(&source),
             copied => copied?,
         };
+        // Before the journal tells of it, by which it is deleted again.
+        self.sender.set_aside.lock().push(key.folded());
         let aside = ObjectVersion { key, etag };
         if !self.sender.confirm.detoured(&self.record, &aside)? {
             let result = self.sender.store.delete(&aside.key).await;

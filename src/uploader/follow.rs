@@ -133,6 +133,10 @@ impl Follower {
     }
 
     fn take_in_changes(&mut self) {
+        let now = self.sender.clock.instant();
+        for key in self.sender.set_aside.lock().drain(..) {
+            self.plan.rest(key, now);
+        }
         for key in self.sender.staging.journal().take_changed() {
             self.take_in(&key);
         }

@@ -217,6 +217,7 @@ impl Uploader {
             unfinished: Mutex::new(left_open),
             lost_deletes: Mutex::default(),
             flushes: Mutex::default(),
+            set_aside: Mutex::default(),
             pace: Mutex::new(Pace::new(clock_now)),
             trashed: trash::Recent::default(),
             stopping: AtomicBool::new(false),

@@ -177,6 +177,11 @@ impl Plan {
         }
     }
 
+    /// Lets a key rest that was written now and has no record yet.
+    pub(super) fn rest(&mut self, key: Key, now: Instant) {
+        self.rests.insert(key, now + KEY_REST);
+    }
+
     /// Takes in what the journal says of a key now.
     pub(super) fn update(&mut self, key: &Key, task: Option<Task>) {
         self.unqueue(key);

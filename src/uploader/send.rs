@@ -50,6 +50,8 @@ pub(super) struct Sender {
     pub(super) lost_deletes: parking_lot::Mutex<HashMap<Key, Instant>>,
     /// Keys whose records are to go without their quiet time, for the loop to take. Folded.
     pub(super) flushes: parking_lot::Mutex<Vec<Key>>,
+    /// Keys of our own that were written beside an operation's, for the loop to let them rest. Folded.
+    pub(super) set_aside: parking_lot::Mutex<Vec<Key>>,
     /// How fast uploads have been.
     pub(super) pace: parking_lot::Mutex<Pace>,
     /// Which keys have had a version put into the trash lately.
