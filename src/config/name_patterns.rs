@@ -57,13 +57,9 @@ impl NamePatterns {
     /// Whether a path has the name of such a file, or leads through such a folder. That of a folder itself ends
     /// in `/`.
     pub fn has(&self, path: &str) -> bool {
-        let (folders, name) = path.rsplit_once('/').unwrap_or_default();
-        let name = if path.contains('/') { name } else { path };
-        self.files.is_match(name)
-            || (!self.folders.is_empty()
-                && folders
-                    .split('/')
-                    .any(|folder| self.folders.is_match(folder)))
+        let (folders, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let mut folders = folders.split('/');
+        self.files.is_match(name) || folders.any(|folder| self.folders.is_match(folder))
     }
 }
 

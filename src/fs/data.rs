@@ -237,13 +237,7 @@ impl Fs {
             return;
         };
         let remote = from.inode.state.lock().remote().cloned();
-        let staged = to
-            .inode
-            .state
-            .lock()
-            .staged()
-            .map(|staged| staged.file.clone());
-        if let (Some(remote), Some(staged)) = (remote, staged)
+        if let (Some(remote), Some(staged)) = (remote, to.inode.staged_file())
             && remote.origin == Origin::Primary
         {
             staged.set_original(remote.version);
@@ -401,13 +395,7 @@ impl Fs {
             },
             Handle::Folder { .. } => Ok(self.staging.sync_names()?),
             Handle::File(file) => {
-                let staged = file
-                    .inode
-                    .state
-                    .lock()
-                    .staged()
-                    .map(|staged| staged.file.clone());
-                match staged {
+                match file.inode.staged_file() {
                     Some(staged) => Ok(self.staging.sync_file(&staged)?),
                     // A rename or new attributes may be on their way.
                     None => Ok(self.staging.sync_names()?),

@@ -263,6 +263,11 @@ impl Drop for Writing<'_> {
 }
 
 impl Inode {
+    /// Returns the staged file that holds the bytes, if one does.
+    pub(super) fn staged_file(&self) -> Option<Arc<StagedFile>> {
+        self.state.lock().staged().map(|staged| staged.file.clone())
+    }
+
     /// Returns the object whose bytes a file shows, as far as it is known; `None` if they are not in
     /// the bucket.
     pub(super) fn listed_object(&self) -> Option<ListedObject> {

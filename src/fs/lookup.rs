@@ -17,6 +17,9 @@ use crate::store::{Key, ListRequest, ReadCondition, StoreError};
 /// How long a look-up waits for a running refresh of an old listing before the old one counts.
 const LOOKUP_PATIENCE: Duration = Duration::from_millis(500);
 
+/// So many names are noted whose opens were stale; each is looked up a moment later.
+const MOST_RECHECKS: usize = 1000;
+
 impl Fs {
     /// Looks a name up and raises its lookup count. Inline when the folder's names are known; else
     /// one HEAD and one LIST of the name alone.
@@ -25,8 +28,9 @@ impl Fs {
     /// `NotFound` only from a listing or from a bucket that answers; `Store` within two seconds if
     /// it does not.
     pub async fn lookup(self: &Arc<Self>, parent: Ino, name: &OsStr) -> FsResult<Attr> {
+        let was_stale = self.takes_recheck(parent, name);
         let attr = self.lookup_once(parent, name).await?;
-        if attr.kind != Kind::File || !self.takes_recheck(parent, name) {
+        if attr.kind != Kind::File || !was_stale {
             return Ok(attr);
         }
         // Its open was answered by ESTALE. The kernel opens it once more, and gives up if that is stale too.
@@ -44,6 +48,16 @@ impl Fs {
             inode.state.lock().rechecked_at = Some(begun);
         }
         Ok(attr)
+    }
+
+    /// Notes that the kernel is about to look a name up again, since its open found another version.
+    pub(super) fn note_stale(&self, key: Key) {
+        let mut rechecks = self.rechecks.lock();
+        if rechecks.len() >= MOST_RECHECKS {
+            // Nobody came for them; without it an open is answered by ESTALE twice at worst.
+            rechecks.clear();
+        }
+        rechecks.insert(key);
     }
 
     /// Whether a name is looked up since its open found another version.

@@ -169,8 +169,9 @@ impl Fs {
             let mut state = inode.state.lock();
             let rechecked = state.rechecked_at.take();
             if state.superseded {
-                let key = state.remote().map(|remote| remote.version.key.folded());
-                self.rechecks.lock().extend(key);
+                if let Some(remote) = state.remote() {
+                    self.note_stale(remote.version.key.folded());
+                }
                 return Err(FsError::Stale);
             }
             if rechecked.is_some_and(|at| now < at + RECHECK_HOLDS) {
@@ -250,7 +251,7 @@ impl Fs {
         }
         let stale = tree.supersede(inode.ino, listed);
         drop(tree);
-        self.rechecks.lock().insert(known.key.folded());
+        self.note_stale(known.key.folded());
         self.tell_stale(stale);
         FsError::Stale
     }

@@ -95,7 +95,7 @@ impl Fs {
             && state.meta.size > 0
             && self.has_trash(key)
             && !is_made_to_be_removed(key.as_str())
-            && !self.journal().is_side_file(key.as_str());
+            && !self.stays_here(key);
         if !is_worth_it || (replaced && self.is_kept_lately(key)) {
             return Some(Edit::Discard { file });
         }
@@ -107,6 +107,12 @@ impl Fs {
             at: self.clock.now(),
             replaced,
         }))
+    }
+
+    /// Whether what a key is to hold stays on this disk by its name.
+    fn stays_here(&self, key: &Key) -> bool {
+        let record = self.journal().record(key);
+        record.is_some_and(|record| self.journal().stays_here(&record))
     }
 
     /// Whether what is deleted under a key is kept.

@@ -64,9 +64,11 @@ fn sendable(staging: &Staging) -> Vec<Record> {
 /// Returns how many files have names that stay on this disk.
 pub(super) fn local_files(staging: &Staging) -> usize {
     let journal = staging.journal();
-    let mut count = 0;
-    journal.visit(|record| count += usize::from(journal.stays_here(record)));
-    count
+    let records = journal.records();
+    records
+        .iter()
+        .filter(|record| journal.stays_here(record))
+        .count()
 }
 
 /// Returns how much of each state of a record the bucket has in parts.

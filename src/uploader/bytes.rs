@@ -159,6 +159,10 @@ impl Operation {
                 self.end()?;
                 Ok(None)
             }
+            Err(Stop::Changed) => {
+                self.end()?;
+                Err(Stop::Changed)
+            }
             Err(stop) => Err(stop),
         }
     }

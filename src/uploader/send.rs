@@ -66,9 +66,8 @@ impl Sender {
     /// its length.
     pub(super) fn task(&self, record: &Record, snapshot: Option<u64>) -> Task {
         let options = &self.options;
-        let name = record.key.as_str().rsplit('/').next().unwrap_or_default();
         let is_new_file = matches!(record.change, Change::Put { .. }) && record.base.is_none();
-        let quiet = match is_new_file && options.temporary_names.has(name) {
+        let quiet = match is_new_file && options.temporary_names.has(record.key.as_str()) {
             true => options.temporary_age.max(options.write_back),
             false => options.write_back,
         };
