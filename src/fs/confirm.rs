@@ -281,19 +281,19 @@ impl Fs {
             log::error!("released files stay in staging: {error}");
             return;
         }
-        for release in released {
+        for file in released {
             let _changes = self.changes.lock();
-            // It may have been taken back for a writer since.
-            if !self.journal().is_released(release.file) {
+            // As it stands now: taken back for a writer, or renamed, since.
+            let Some(release) = self.journal().due_release(file) else {
                 continue;
-            }
+            };
             match self.carry_out(&release) {
                 Ok(()) => {
-                    if let Err(error) = self.journal().release_done(&[release.file]) {
-                        log::error!("the journal cannot forget {}: {error}", release.file);
+                    if let Err(error) = self.journal().release_done(&[file]) {
+                        log::error!("the journal cannot forget {file}: {error}");
                     }
                 }
-                Err(error) => log::warn!("{} stays in staging: {error}", release.file),
+                Err(error) => log::warn!("{file} stays in staging: {error}"),
             }
         }
     }

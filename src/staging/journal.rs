@@ -183,7 +183,7 @@ impl Journal {
             Step::ForgetAttributes,
         ];
         let released = self.mirror.lock().released(u64::MAX);
-        steps.extend(released.iter().map(|r| Step::Release(r.file, None)));
+        steps.extend(released.into_iter().map(|file| Step::Release(file, None)));
         let locals = self.local_names();
         steps.extend(
             locals
@@ -526,11 +526,19 @@ impl Journal {
         self.changed.subscribe()
     }
 
-    /// Returns the released files whose release has been synced and was not carried out yet. Those
-    /// with `adopt_as` are for the caller to move; the others [`super::Staging`] unlinks itself.
-    pub fn released(&self) -> Vec<Released> {
+    /// Returns the released files whose release has been synced and was not carried out yet; what is
+    /// to become of each, [`Journal::due_release`] tells. Those that only go, [`super::Staging`] unlinks
+    /// itself.
+    pub fn released(&self) -> Vec<FileId> {
         let synced = self.log.synced();
         self.mirror.lock().released(synced)
+    }
+
+    /// Returns what is to become of a file whose release may be carried out now; it may be taken back
+    /// for a writer, or its version renamed, at any time before.
+    pub fn due_release(&self, file: FileId) -> Option<Released> {
+        let synced = self.log.synced();
+        self.mirror.lock().due_release(file, synced)
     }
 
     /// Whether some release waits for a sync.

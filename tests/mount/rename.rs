@@ -1,6 +1,7 @@
 //! Renames that depend on each other.
 
 use std::fs;
+use std::time::Duration;
 
 use r2_model::R2Model;
 
@@ -145,4 +146,32 @@ fn a_file_that_is_read_while_it_is_removed_is_read_to_its_end() {
     drop(file);
     mount.wait_uploaded();
     assert!(model.keys().is_empty());
+}
+
+#[test]
+fn what_is_renamed_on_its_way_into_the_cache_is_read_without_the_bucket() {
+    const FILES: usize = 300;
+    let model = R2Model::start();
+    let mut mount = Mount::with(&model, &[("WRITE_BACK_SECONDS", "0")]);
+    let name = |kind: &str, number: usize| format!("layers/{kind}-{number}.wav");
+    for number in 0..FILES {
+        fs::write(mount.path(&name("take", number)), format!("take {number}")).unwrap();
+    }
+    // As soon as each has arrived: its bytes are about to move from staging into the cache.
+    for number in 0..FILES {
+        let take = name("take", number);
+        while model.get(&take).is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        fs::rename(mount.path(&take), mount.path(&name("song", number))).unwrap();
+    }
+    mount.wait_uploaded();
+    mount.unmount();
+    model.stop();
+    mount.mount();
+    for number in 0..FILES {
+        let read = fs::read_to_string(mount.path(&name("song", number)));
+        assert_eq!(read.unwrap(), format!("take {number}"));
+    }
+    mount.unmount();
 }

@@ -358,14 +358,21 @@ impl Mirror {
     }
 
     /// Returns the files that may go, when `synced` commits are on the disk.
-    pub(super) fn released(&self, synced: u64) -> Vec<Released> {
+    pub(super) fn released(&self, synced: u64) -> Vec<FileId> {
         let due = self.released.iter();
         due.filter(|(file, release)| self.is_due(**file, release, synced))
-            .map(|(file, release)| Released {
-                file: *file,
-                adopt_as: release.adopt_as.clone(),
-            })
+            .map(|(file, _)| *file)
             .collect()
+    }
+
+    /// Returns what is to become of a file that may go.
+    pub(super) fn due_release(&self, file: FileId, synced: u64) -> Option<Released> {
+        let release = self.released.get(&file);
+        let due = release.filter(|release| self.is_due(file, release, synced));
+        due.map(|release| Released {
+            file,
+            adopt_as: release.adopt_as.clone(),
+        })
     }
 
     /// Claims the files that may be unlinked, at most `limit`.
