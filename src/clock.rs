@@ -73,7 +73,12 @@ pub(crate) struct TokioClock(SystemTime, tokio::time::Instant);
 #[cfg(test)]
 impl TokioClock {
     pub(crate) fn new() -> TokioClock {
-        TokioClock(SystemTime::now(), tokio::time::Instant::now())
+        TokioClock::from(SystemTime::now())
+    }
+
+    /// Returns one that begins at a time.
+    pub(crate) fn from(begun: SystemTime) -> TokioClock {
+        TokioClock(begun, tokio::time::Instant::now())
     }
 }
 

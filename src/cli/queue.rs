@@ -227,6 +227,7 @@ fn describe_entry(entry: &QueueEntry) -> String {
         Operation::Folder => "folder",
         Operation::Rename => "rename",
         Operation::Attributes => "attributes",
+        Operation::Link => "link",
         Operation::Delete => "delete",
     };
     let mut text = format!(

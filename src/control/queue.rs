@@ -54,6 +54,8 @@ pub enum Operation {
     Rename,
     /// Its attributes are changed.
     Attributes,
+    /// It becomes a copy of the object under the first name of a file, of which it is another.
+    Link,
     /// It is deleted.
     Delete,
 }

@@ -36,7 +36,11 @@ impl Fs {
             etag,
         });
         let mut extra = Vec::new();
-        if let Some(version) = &version {
+        let first = self.journal().first_name(&record.key);
+        if let Some((version, first)) = version.clone().zip(first.clone()) {
+            extra.push(self.copy_arrived(record, first, version.etag));
+        } else if let Some(version) = &version {
+            extra.extend(self.copies_of(record, version));
             if let Change::Copy { source, .. } = &record.change {
                 self.repin_copies(record, source, version)?;
                 // The file may not have moved into the cache yet; it is to move as what it is now.
@@ -66,6 +70,7 @@ impl Fs {
             .confirm(&record.key, record.seq, now_holds, extra)?;
         self.pace.note_upload(self.clock.instant());
         if confirmed == Confirmed::Done
+            && first.is_none()
             && let Some(version) = version
         {
             self.show_confirmed(record, version);

@@ -33,6 +33,9 @@ impl Fs {
         if !matches!(record.change, Change::Put { .. } | Change::Copy { .. }) {
             return Ok(false);
         }
+        if self.give_up_copy(record, "the bucket holds somebody else's file there")? {
+            return Ok(true);
+        }
         if let Change::Copy { source, .. } = &record.change
             && source.key.folded() == record.key.folded()
         {

@@ -10,7 +10,7 @@ use super::inode::{Content, Inode, Remote, Writing};
 use super::{Fs, KernelNote};
 use crate::cache::CacheFile;
 use crate::error::{FsError, FsResult};
-use crate::staging::{Edit, JournalError, StagedFile};
+use crate::staging::{Edit, JournalError, StagedFile, StandsFor};
 use crate::store::{ETag, Key, Origin};
 
 /// As many bytes are copied by one call of `copy_file_range` at most.
@@ -288,10 +288,16 @@ impl Fs {
     }
 
     /// What the bucket holds under a key, as far as is known here: by the journal's record, else
-    /// by the version that the name shows.
+    /// by what was put under a further name, else by the version that the name shows.
     pub(super) fn base_of(&self, key: &Key, remote: Option<&Remote>) -> Option<ETag> {
         if let Some(record) = self.journal().record(key) {
             return record.base;
+        }
+        if let Some(name) = self.journal().local_name(key) {
+            return match name.stands_for {
+                StandsFor::Link { copy, .. } => copy.map(|copy| copy.etag),
+                StandsFor::Special(..) => None,
+            };
         }
         let remote = remote.filter(|remote| remote.origin == Origin::Primary)?;
         (remote.version.key.folded() == key.folded()).then(|| remote.version.etag.clone())

@@ -1,5 +1,5 @@
 //! Several names of one file or special node. The inode goes by the first; the others are rows of
-//! the journal that lead to it. The bucket has an object under the first alone.
+//! the journal that lead to it. What the bucket has under those is for others ([`super::link_copies`]).
 
 use std::ffi::OsStr;
 use std::future::Future;
@@ -10,6 +10,7 @@ use super::Fs;
 use super::attr::{Attr, Ino, Kind};
 use super::conflict::split;
 use super::inode::Inode;
+use super::link_copies::set_link;
 use super::listing::below;
 use super::name;
 use super::rename::Move;
@@ -36,7 +37,9 @@ impl Fs {
         let _changes = self.changes.lock();
         let key = self.free_key(parent, name)?;
         let to = self.tree.lock().key(ino).ok_or(FsError::NotFound)?;
-        self.apply(vec![set_link(&key, &to)])?;
+        let mut edits = vec![set_link(&key, to.clone(), None)];
+        edits.extend(self.copy_under(&key, self.base_of(&key, None), (&inode, &to)));
+        self.apply(edits)?;
         let mut tree = self.tree.lock();
         tree.add_link(parent, name, &inode, self.clock.instant());
         tree.looked_up(ino);
@@ -56,13 +59,14 @@ impl Fs {
         let others = self.further_names(key, inode);
         let mut edits = vec![Edit::RemoveLocal { key: key.clone() }];
         match (self.journal().local_name(key), others.split_first()) {
-            (Some(name), Some((first, rest))) => {
-                if matches!(name.stands_for, StandsFor::Special(..)) {
+            (Some(name), others) => match (&name.stands_for, others) {
+                (StandsFor::Special(..), Some((first, rest))) => {
                     edits.push(set(first, name.stands_for));
-                    edits.extend(rest.iter().map(|key| set_link(key, first)));
+                    edits.extend(rest.iter().map(|key| self.led_to(key, first)));
                 }
-            }
-            (Some(_), None) => {}
+                (StandsFor::Special(..), None) => {}
+                (StandsFor::Link { .. }, _) => edits.push(self.copy_removal(key)),
+            },
             // The file goes on under another of its names.
             (None, Some((first, rest))) => {
                 edits = vec![Edit::RemoveLocal { key: first.clone() }];
@@ -72,7 +76,7 @@ impl Fs {
                     to: first.clone(),
                 };
                 self.move_edits(&moved, self.base_of(first, None), &mut edits)?;
-                edits.extend(rest.iter().map(|key| set_link(key, first)));
+                edits.extend(rest.iter().map(|key| self.led_to(key, first)));
             }
             (None, None) => {
                 self.hold_for_readers(inode);
@@ -85,7 +89,7 @@ impl Fs {
     /// What the journal must say when the first name of an inode is another one.
     pub(super) fn first_name_moved(&self, from: &Key, to: &Key, inode: &Inode) -> Vec<Edit> {
         let others = self.further_names(from, inode);
-        others.iter().map(|key| set_link(key, to)).collect()
+        others.iter().map(|key| self.led_to(key, to)).collect()
     }
 
     /// A local name is replaced by another, which stands for the same.
@@ -95,6 +99,8 @@ impl Fs {
         (to, target): ((Ino, &str), &Key),
         (inode, replaced): (&Arc<Inode>, Option<&Arc<Inode>>),
     ) -> FsResult<()> {
+        let remote = replaced.and_then(|replaced| replaced.state.lock().remote().cloned());
+        let base = self.base_of(target, remote.as_ref());
         let mut edits = match replaced {
             Some(replaced) => self.vacated(target, replaced)?,
             None => Vec::new(),
@@ -104,10 +110,17 @@ impl Fs {
         edits.push(Edit::RemoveLocal {
             key: source.clone(),
         });
-        if matches!(stands_for, StandsFor::Special(..)) {
-            edits.extend(self.first_name_moved(source, target, inode));
+        match stands_for {
+            StandsFor::Special(..) => {
+                edits.extend(self.first_name_moved(source, target, inode));
+                edits.push(set(target, stands_for));
+            }
+            StandsFor::Link { to, .. } => {
+                edits.push(self.copy_removal(source));
+                edits.push(set_link(target, to.clone(), None));
+                edits.extend(self.copy_under(target, base, (inode, &to)));
+            }
         }
-        edits.push(set(target, stands_for));
         self.apply(edits)?;
         self.tree.lock().rename(from, to, self.clock.instant());
         self.touch_inodes([Some(inode), replaced]);
@@ -125,17 +138,19 @@ impl Fs {
         let (mut gone, mut set_anew) = (Vec::new(), Vec::new());
         for name in self.journal().local_names() {
             let key = moved(&name.key);
-            let stands_for = match &name.stands_for {
-                StandsFor::Link(to) => StandsFor::Link(moved(to).unwrap_or(to.clone())),
-                special => special.clone(),
-            };
+            let mut stands_for = name.stands_for.clone();
+            if let StandsFor::Link { to, copy } = &mut stands_for {
+                *to = moved(to).unwrap_or(to.clone());
+                *copy = copy.take().filter(|_| key.is_none());
+            }
             if key.is_none() && stands_for == name.stands_for {
                 continue;
             }
-            if key.is_some() {
+            if let Some(new) = &key {
                 gone.push(Edit::RemoveLocal {
                     key: name.key.clone(),
                 });
+                set_anew.extend(self.copy_moved(&name, new));
             }
             set_anew.push(set(&key.unwrap_or(name.key), stands_for));
         }
@@ -178,7 +193,8 @@ impl Fs {
             let _changes = self.changes.lock();
             let mut tree = self.tree.lock();
             if self
-                .link_target(&link)
+                .journal()
+                .first_name(&link)
                 .is_some_and(|to| to.folded() == key.folded())
                 && tree.key(inode.ino).as_ref() == Some(&key)
                 && tree
@@ -197,7 +213,7 @@ impl Fs {
     /// Those of looking the file up.
     pub(super) async fn show_link(self: &Arc<Self>, path: &str, name: &str) -> FsResult<()> {
         let key = name::key_in(path, name)?;
-        let Some(to) = self.link_target(&key) else {
+        let Some(to) = self.journal().first_name(&key) else {
             return Ok(());
         };
         if self.is_local_name(&to) {
@@ -225,11 +241,13 @@ impl Fs {
         }
     }
 
-    fn link_target(&self, key: &Key) -> Option<Key> {
-        match self.journal().local_name(key)?.stands_for {
-            StandsFor::Link(to) => Some(to),
-            StandsFor::Special(..) => None,
-        }
+    /// A further name that leads to another first name: the file is the same, and so is the copy.
+    fn led_to(&self, key: &Key, to: &Key) -> Edit {
+        let copy = match self.journal().local_name(key).map(|name| name.stands_for) {
+            Some(StandsFor::Link { copy, .. }) => copy,
+            _ => None,
+        };
+        set_link(key, to.clone(), copy)
     }
 
     /// Looks a key up, folder by folder, and raises the lookup count of what it names.
@@ -260,8 +278,4 @@ fn set(key: &Key, stands_for: StandsFor) -> Edit {
         key: key.clone(),
         stands_for,
     })
-}
-
-fn set_link(key: &Key, to: &Key) -> Edit {
-    set(key, StandsFor::Link(to.clone()))
 }

@@ -156,6 +156,8 @@ impl Fs {
                 continue;
             };
             match rest.split_once('/') {
+                // A copy for others; the name shows the file of which it is one.
+                None if self.journal().first_name(&record.key).is_some() => {}
                 None => self.overlay_file(tree, ino, rest, &record, now)?,
                 Some((name, deeper)) => {
                     let deleted = matches!(record.change, Change::Delete(_));

@@ -24,6 +24,7 @@ mod held;
 mod hidden;
 mod inode;
 mod link;
+mod link_copies;
 mod listing;
 pub mod local;
 mod locked;

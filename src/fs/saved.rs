@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::Fs;
+use super::link_copies::size_of;
 use super::listing::below;
 use super::tree::Tree;
 use crate::cache::{Amendment, Holds};
@@ -77,16 +78,12 @@ impl Fs {
     }
 
     fn listed_now(&self, record: &Record, etag: &ETag) -> ListedObject {
-        let size = match &record.change {
-            Change::Copy { size, .. } => *size,
-            change => change.length(),
-        };
         ListedObject {
             version: ObjectVersion {
                 key: record.key.clone(),
                 etag: etag.clone(),
             },
-            size,
+            size: size_of(record),
             last_modified: self.clock.now(),
             origin: Default::default(),
         }

@@ -22,6 +22,11 @@ impl Fs {
         let Change::Copy { source, .. } = &record.change else {
             return Ok(false);
         };
+        if self.journal().first_name(&record.key).is_some() {
+            // The next version brings another copy.
+            self.journal().withdraw(&record.key, record.seq)?;
+            return Ok(true);
+        }
         if source.key.folded() == record.key.folded() {
             // Only attributes were to change, of a version that is gone.
             self.journal().withdraw(&record.key, record.seq)?;

@@ -203,7 +203,7 @@ impl Fs {
             .journal()
             .local_names()
             .into_iter()
-            .partition(|name| matches!(name.stands_for, StandsFor::Link(_)));
+            .partition(|name| matches!(name.stands_for, StandsFor::Link { .. }));
         let mut tree = self.tree.lock();
         for name in nodes.iter().chain(&links) {
             let (path, file) = super::conflict::split(name.key.as_str());
@@ -217,7 +217,7 @@ impl Fs {
                     meta.apply(attributes);
                     self.insert_special(&mut tree, (parent, file), special.clone(), meta);
                 }
-                StandsFor::Link(to) => {
+                StandsFor::Link { to, .. } => {
                     let found = tree.find(to.as_str()).map(|(_, entry)| entry.ino);
                     // That of a file is found when it is looked for.
                     let Some(inode) = found.and_then(|ino| tree.inode(ino).cloned()) else {

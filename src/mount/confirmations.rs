@@ -50,6 +50,10 @@ impl Confirm for Confirmations {
         self.0.replace_lost_source(record)
     }
 
+    fn given_up(&self, record: &Record, reason: &str) -> JournalResult<bool> {
+        self.0.give_up_copy(record, reason)
+    }
+
     fn conflict(&self, record: &Record, found: &ObjectInfo) -> JournalResult<bool> {
         self.0.keep_both(record, found)
     }

@@ -54,6 +54,7 @@ enum Step {
     Remove(&'static str),
     Rename(&'static str, &'static str),
     Exchange(&'static str, &'static str),
+    Link(&'static str, &'static str),
     Upload,
     /// A kill while the uploader is at its so-many-th moment.
     UploadAndKill(usize),
@@ -70,17 +71,18 @@ fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => (path(), slot()).prop_map(|(path, slot)| Step::Create(path, slot)),
         2 => (path(), slot(), any::<bool>()).prop_map(|(path, slot, cut)| Step::Open(path, slot, cut)),
-        5 => (slot(), 0..60_usize, data()).prop_map(|(slot, at, data)| Step::Write(slot, at, data)),
-        1 => (slot(), 0..60_usize).prop_map(|(slot, size)| Step::ResizeOpen(slot, size)),
+        5 => (slot(), 0..100_usize, data()).prop_map(|(slot, at, data)| Step::Write(slot, at, data)),
+        1 => (slot(), 0..100_usize).prop_map(|(slot, size)| Step::ResizeOpen(slot, size)),
         1 => slot().prop_map(Step::Sync),
         3 => slot().prop_map(Step::Close),
         6 => (path(), slot(), data()).prop_map(|(path, slot, data)| Step::Save(path, slot, data)),
-        1 => (path(), 0..60_usize).prop_map(|(path, size)| Step::Resize(path, size)),
+        1 => (path(), 0..100_usize).prop_map(|(path, size)| Step::Resize(path, size)),
         3 => path().prop_map(Step::MakeFolder),
         1 => path().prop_map(Step::RemoveFolder),
         2 => path().prop_map(Step::Remove),
         6 => (path(), path()).prop_map(|(from, to)| Step::Rename(from, to)),
         1 => (path(), path()).prop_map(|(one, other)| Step::Exchange(one, other)),
+        3 => (path(), path()).prop_map(|(from, to)| Step::Link(from, to)),
         3 => Just(Step::Upload),
         2 => (0..8_usize).prop_map(Step::UploadAndKill),
         1 => any::<bool>().prop_map(|with_cache| Step::Kill { with_cache }),
@@ -126,6 +128,8 @@ impl Case {
         assert_eq!(answer.map_err(|error| error.errno()), expected);
         self.plain = plain;
         assert_eq!(self.world().shown(), after, "what the file system shows");
+        let groups = self.plain.groups();
+        assert_eq!(self.world().groups(), groups, "what is one file");
         for slot in 0..2 {
             if let Some(bytes) = self.plain.open_bytes(slot).map(<[u8]>::to_vec) {
                 assert_eq!(self.world().read_open(slot).unwrap(), bytes, "open file");
@@ -171,6 +175,7 @@ impl Case {
             Step::Remove(path) => self.world().remove(path),
             Step::Rename(from, to) => self.world().rename(from, to, 0),
             Step::Exchange(one, other) => self.world().rename(one, other, libc::RENAME_EXCHANGE),
+            Step::Link(from, to) => self.world().link(from, to),
             Step::Upload => {
                 self.world().upload(None);
                 Ok(())
@@ -194,6 +199,8 @@ impl Case {
     /// Ends this life without a word, and begins the next with what is left.
     fn kill(&mut self, with_cache: bool) {
         let dir = image(self.world().dir.path());
+        let now = self.world().clock.now();
+        self.objects.pass(now);
         self.world = None;
         self.objects.forget_writes();
         let shown = self.plain.shown();
@@ -284,10 +291,11 @@ fn change(plain: &mut Plain, step: &Step) -> Option<Answer> {
         }
         Step::Exchange(one, other) => {
             let asks = one != other && plain.is_file(one) && plain.is_file(other);
-            asks.then(|| {
-                plain.exchange(one, other);
-                Ok(())
-            })
+            asks.then(|| plain.exchange(one, other))
+        }
+        Step::Link(from, to) => {
+            let asks = plain.is_file(from) && plain.has_parent(to);
+            asks.then(|| plain.link(from, to))
         }
         Step::UploadAndKill(_) | Step::Kill { .. } => {
             plain.close_all();

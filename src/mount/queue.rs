@@ -32,10 +32,17 @@ pub(super) fn list(fs: &Arc<Fs>, staging: &Staging) -> Queue {
     let files = records.into_iter().map(|record| {
         let protected = record.change.file().filter(|_| record.change.is_open());
         let protected = protected.and_then(|file| fs.protected_for(file));
-        let sent = sent.get(&record.seq).copied().unwrap_or_default();
+        let is_link = staging.journal().first_name(&record.key).is_some();
+        let sent_bytes = sent.get(&record.seq).copied().unwrap_or_default();
+        let entry = entry(record, protected, now);
+        let operation = match entry.operation {
+            Operation::Rename if is_link => Operation::Link,
+            operation => operation,
+        };
         QueueEntry {
-            sent_bytes: sent,
-            ..entry(record, protected, now)
+            operation,
+            sent_bytes,
+            ..entry
         }
     });
     let entries = folders.chain(files).collect();

@@ -140,12 +140,15 @@ impl Operation {
         if let Some(outcome) = self.look_first().await? {
             return Ok(outcome);
         }
+        let is_link = self.journal().first_name(&self.record.key).is_some();
         match self.copy_with(source, attributes).await {
             Ok(etag) => {
                 let outcome = self.succeeded(Some(etag), None)?;
-                match source.key == self.record.key {
-                    true => log::debug!("Attributes of {} are in the bucket", source.key),
-                    false => log::info!("Renamed {} to {}", source.key, self.record.key),
+                let key = &self.record.key;
+                match source.key == *key {
+                    true => log::debug!("Attributes of {key} are in the bucket"),
+                    false if is_link => log::info!("Copied {} to its other name {key}", source.key),
+                    false => log::info!("Renamed {} to {key}", source.key),
                 }
                 Ok(outcome)
             }

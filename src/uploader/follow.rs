@@ -130,6 +130,9 @@ impl Follower {
             task.ready &= !moves.covers(&record.key);
             plan.update(&record.key.folded(), Some(task));
         });
+        for name in self.sender.staging.journal().local_names() {
+            self.take_in(&name.key.folded());
+        }
     }
 
     fn take_in_changes(&mut self) {
@@ -154,6 +157,12 @@ impl Follower {
             let snapshot = staging.snapshots().of(&record);
             let length = snapshot.map(|snapshot| snapshot.length);
             let mut task = self.sender.task(&record, length);
+            let first = staging
+                .journal()
+                .first_name(key)
+                .map(|first| first.folded());
+            // A copy for others: what is to replace its source does not wait for it, and brings another.
+            task.source = task.source.filter(|source| first.as_ref() != Some(source));
             // What such a key holds is not known yet, and what it holds is to be copied first. Not
             // asked before the record is read: one that was made after a move is to meet the move.
             task.ready &= !staging.journal().moves().covers(key);

@@ -103,6 +103,16 @@ pub trait Confirm: Send + Sync {
         Ok(false)
     }
 
+    /// A record cannot be carried out, for this reason. Returns whether it is of no account and has been
+    /// withdrawn; if not it is parked.
+    ///
+    /// # Errors
+    /// Those of the journal.
+    fn given_up(&self, record: &Record, reason: &str) -> JournalResult<bool> {
+        let _ = (record, reason);
+        Ok(false)
+    }
+
     /// A write found somebody else's version, `found`, under its key: both are to be kept, ours
     /// under another name. Returns whether the record has been dealt with; if not it is parked.
     ///

@@ -515,6 +515,9 @@ impl Operation {
 
     fn park(&self, reason: &str) -> Result<Outcome, JournalError> {
         let Record { key, seq, .. } = &self.record;
+        if self.sender.confirm.given_up(&self.record, reason)? {
+            return Ok(Outcome::Done);
+        }
         if self.journal().park(key, *seq, reason)? {
             log::warn!("{key} is kept here and not uploaded: {reason}");
         }

@@ -12,6 +12,7 @@ use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::clock::SharedClock;
 use crate::store::{
     CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, ListedObject,
     Md5, ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, Origin, PartNumber, PutRequest,
@@ -35,11 +36,14 @@ struct State {
     objects: BTreeMap<Key, Object>,
     /// For R2's rule of one write a second to one key.
     writes: BTreeMap<Key, Instant>,
+    /// How far its time has come, which is that of the processes: theirs passes only when they wait.
+    now: Option<SystemTime>,
 }
 
 /// The bucket as one process sees it.
 pub(super) struct Bucket {
     objects: Objects,
+    clock: SharedClock,
     /// So many more moments, each before or after a write, and no request gets an answer any more.
     left: Mutex<Option<usize>>,
     cut: tokio::sync::Notify,
@@ -63,6 +67,16 @@ impl Objects {
             .collect()
     }
 
+    /// Returns the time at which a process begins that is started now.
+    pub(super) fn now(&self) -> SystemTime {
+        *self.0.lock().now.get_or_insert_with(SystemTime::now)
+    }
+
+    /// Says that it is that late by now.
+    pub(super) fn pass(&self, now: SystemTime) {
+        self.0.lock().now = Some(now);
+    }
+
     /// Says that the next writes are another process's, which knows nothing of the last ones and may
     /// be told to wait once.
     pub(super) fn forget_writes(&self) {
@@ -71,9 +85,10 @@ impl Objects {
 }
 
 impl Bucket {
-    pub(super) fn new(objects: Objects) -> Bucket {
+    pub(super) fn new(objects: Objects, clock: SharedClock) -> Bucket {
         Bucket {
             objects,
+            clock,
             left: Mutex::new(None),
             cut: tokio::sync::Notify::new(),
         }
@@ -196,7 +211,7 @@ impl ObjectStore for Bucket {
             bytes: request.body,
             etag: ETag::of_md5(request.md5),
             headers: request.headers,
-            written: SystemTime::now(),
+            written: self.clock.now(),
         };
         self.write(|state| state.insert(&request.key, &request.condition, object))
             .await
@@ -242,7 +257,7 @@ impl ObjectStore for Bucket {
             let source = state.objects.get(&request.source.key);
             let source = source.filter(|object| object.etag == request.source.etag);
             let mut object = source.ok_or(StoreError::SourceChanged)?.clone();
-            object.written = SystemTime::now();
+            object.written = self.clock.now();
             if let Some(headers) = request.headers.clone() {
                 object.headers = headers;
             }

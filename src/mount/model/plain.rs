@@ -1,6 +1,6 @@
 //! What the file system is compared with: a map of names, and contents by number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is to be seen: files with their bytes, folders with none.
 pub(super) type Shown = BTreeMap<String, Option<Vec<u8>>>;
@@ -40,6 +40,24 @@ impl Plain {
         shown
             .filter_map(|(path, bytes)| Some((path, bytes?)))
             .collect()
+    }
+
+    /// The names of each file that has several.
+    pub(super) fn groups(&self) -> BTreeSet<BTreeSet<String>> {
+        let mut groups: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        for (path, node) in &self.names {
+            if let Node::File(number) = node {
+                groups.entry(*number).or_default().insert(path.clone());
+            }
+        }
+        groups
+            .into_values()
+            .filter(|names| names.len() > 1)
+            .collect()
+    }
+
+    fn names_of(&self, node: Node) -> usize {
+        self.names.values().filter(|other| **other == node).count()
     }
 
     /// The bytes of the file that is open in a slot.
@@ -147,8 +165,20 @@ impl Plain {
         }
     }
 
+    pub(super) fn link(&mut self, from: &str, to: &str) -> Answer {
+        if self.names.contains_key(to) {
+            return Err(libc::EEXIST);
+        }
+        self.names.insert(to.to_owned(), self.names[from]);
+        Ok(())
+    }
+
     pub(super) fn rename(&mut self, from: &str, to: &str) -> Answer {
         let source = *self.names.get(from).ok_or(libc::ENOENT)?;
+        if matches!(source, Node::File(_)) && self.names.get(to) == Some(&source) {
+            // Two names of one file: both stay.
+            return Ok(());
+        }
         match (source, self.names.get(to)) {
             (Node::Folder, Some(Node::File(_))) => return Err(libc::ENOTDIR),
             (Node::File(_), Some(Node::Folder)) => return Err(libc::EISDIR),
@@ -172,9 +202,13 @@ impl Plain {
         Ok(())
     }
 
-    pub(super) fn exchange(&mut self, one: &str, other: &str) {
+    pub(super) fn exchange(&mut self, one: &str, other: &str) -> Answer {
         let (a, b) = (self.names[one], self.names[other]);
+        if self.names_of(a).max(self.names_of(b)) > 1 {
+            return Err(libc::EINVAL);
+        }
         self.names.insert(one.to_owned(), b);
         self.names.insert(other.to_owned(), a);
+        Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! One life of the program, from its start to a kill, without a kernel.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub(super) struct World {
     fs: Arc<Fs>,
     staging: Arc<Staging>,
     bucket: Arc<Bucket>,
+    pub(super) clock: SharedClock,
     uploader: Option<Arc<Uploader>>,
     slots: [Option<(Ino, Fh)>; 2],
     /// Last: what makes files in it has ended when it is removed.
@@ -47,8 +49,8 @@ impl World {
             .build()
             .unwrap();
         let guard = runtime.enter();
-        let clock: SharedClock = Arc::new(TokioClock::new());
-        let bucket = Arc::new(Bucket::new(objects.clone()));
+        let clock: SharedClock = Arc::new(TokioClock::from(objects.now()));
+        let bucket = Arc::new(Bucket::new(objects.clone(), clock.clone()));
         let (staging, replay) =
             Staging::open(&dir.path().join("staging"), &identity(), clock.clone()).unwrap();
         let options = CacheOptions {
@@ -66,7 +68,7 @@ impl World {
             cache,
             staging: staging.clone(),
             local_copies: None,
-            clock,
+            clock: clock.clone(),
             runtime: handle,
         };
         let fs = Fs::new(options_of(dir.path()), parts, replay);
@@ -78,6 +80,7 @@ impl World {
             fs,
             staging,
             bucket,
+            clock,
             uploader: None,
             slots: [None; 2],
         }
@@ -135,7 +138,7 @@ impl World {
             self.staging.clone(),
             self.bucket.clone(),
             Arc::new(Confirmations(self.fs.clone())),
-            Arc::new(TokioClock::new()),
+            self.clock.clone(),
             runtime.handle(),
         )
     }
@@ -182,6 +185,27 @@ impl World {
         }
     }
 
+    /// The names of each file that has several.
+    pub(super) fn groups(&self) -> BTreeSet<BTreeSet<String>> {
+        let names = self.shown().into_keys();
+        let mut groups: BTreeMap<Ino, BTreeSet<String>> = BTreeMap::new();
+        for path in names {
+            let find = async |parent: Ino, name: String| {
+                let attr = self.fs.lookup(parent, OsStr::new(&name)).await?;
+                self.fs.forget(attr.ino, 1);
+                Ok::<_, FsError>(attr)
+            };
+            let attr = self.run(self.at(&path, find)).unwrap();
+            if attr.kind == Kind::File {
+                groups.entry(attr.ino).or_default().insert(path);
+            }
+        }
+        groups
+            .into_values()
+            .filter(|names| names.len() > 1)
+            .collect()
+    }
+
     async fn bytes(&self, attr: &Attr) -> Vec<u8> {
         let flags = OpenFlags {
             raw: libc::O_RDONLY,
@@ -205,6 +229,9 @@ impl World {
             ino = self.fs.lookup(ino, OsStr::new(part)).await?.ino;
             known.push(ino);
         }
+        // As the kernel does, whatever it is about to ask.
+        let looked_up = self.fs.lookup(ino, OsStr::new(name)).await;
+        known.extend(looked_up.ok().map(|attr| attr.ino));
         let done = work(ino, name.to_owned()).await;
         known.into_iter().for_each(|ino| self.fs.forget(ino, 1));
         done
@@ -304,6 +331,17 @@ impl World {
         let remove =
             |parent, name: String| async move { self.fs.unlink(parent, OsStr::new(&name)).await };
         self.run(self.at(path, remove))
+    }
+
+    pub(super) fn link(&self, from: &str, to: &str) -> FsResult<()> {
+        self.run(async {
+            let ino = self.find(from).await?;
+            let link =
+                |parent, name: String| async move { self.fs.link(ino, parent, OsStr::new(&name)) };
+            let linked = self.at(to, link).await;
+            self.fs.forget(ino, 1 + u64::from(linked.is_ok()));
+            linked.map(drop)
+        })
     }
 
     pub(super) fn rename(&self, from: &str, to: &str, flags: u32) -> FsResult<()> {

@@ -4,14 +4,22 @@ use rusqlite::{Connection, Row, params};
 
 use super::database::{damaged, key, read_attributes, run, xattrs};
 use super::{Journal, JournalResult};
-use crate::staging::local_name::{LocalName, Special, StandsFor};
-use crate::store::Key;
+use crate::staging::local_name::{LinkCopy, LocalName, Special, StandsFor};
 use crate::store::attributes::{FileAttributes, nanos_since_epoch};
+use crate::store::{ETag, Key};
 
 impl Journal {
     /// Returns what a name stands for that this disk alone knows.
     pub fn local_name(&self, key: &Key) -> Option<LocalName> {
         self.mirror.lock().local(&key.folded()).cloned()
+    }
+
+    /// Returns the first name of what has a key for a further one.
+    pub fn first_name(&self, key: &Key) -> Option<Key> {
+        match &self.mirror.lock().local(&key.folded())?.stands_for {
+            StandsFor::Link { to, .. } => Some(to.clone()),
+            StandsFor::Special(..) => None,
+        }
     }
 
     /// Returns the further names of what goes by a key.
@@ -42,7 +50,7 @@ impl Journal {
 
 pub(super) fn write(connection: &Connection, name: &LocalName) -> JournalResult<()> {
     let (kind, target, device) = match &name.stands_for {
-        StandsFor::Link(to) => ("link", Some(to.as_str().as_bytes()), None),
+        StandsFor::Link { to, .. } => ("link", Some(to.as_str().as_bytes()), None),
         StandsFor::Special(special, _) => match special {
             Special::Symlink(target) => ("symlink", Some(target.as_slice()), None),
             Special::Fifo => ("fifo", None, None),
@@ -53,11 +61,16 @@ pub(super) fn write(connection: &Connection, name: &LocalName) -> JournalResult<
     };
     let attributes = match &name.stands_for {
         StandsFor::Special(_, attributes) => attributes.clone(),
-        StandsFor::Link(_) => FileAttributes::default(),
+        StandsFor::Link { .. } => FileAttributes::default(),
+    };
+    let copy = match &name.stands_for {
+        StandsFor::Link { copy, .. } => copy.as_ref(),
+        StandsFor::Special(..) => None,
     };
     let sql = "INSERT OR REPLACE INTO local_names \
-               (folded, key, kind, target, device, mtime, mode, uid, gid, xattrs) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+               (folded, key, kind, target, device, mtime, mode, uid, gid, xattrs, \
+                copy_etag, copy_size) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     run(
         connection.prepare_cached(sql),
         params![
@@ -71,6 +84,8 @@ pub(super) fn write(connection: &Connection, name: &LocalName) -> JournalResult<
             attributes.uid,
             attributes.gid,
             xattrs(&attributes),
+            copy.map(|copy| copy.etag.as_str()),
+            copy.map(|copy| copy.size as i64),
         ],
     )
 }
@@ -81,7 +96,10 @@ pub(super) fn read(row: &Row<'_>) -> JournalResult<LocalName> {
         "link" => {
             let target = String::from_utf8(row.get("target")?);
             let target = target.map_err(|error| damaged(format!("a link to {error}")))?;
-            StandsFor::Link(key(target)?)
+            StandsFor::Link {
+                to: key(target)?,
+                copy: read_copy(row)?,
+            }
         }
         _ => StandsFor::Special(read_special(&kind, row)?, read_attributes(row)?),
     };
@@ -89,6 +107,15 @@ pub(super) fn read(row: &Row<'_>) -> JournalResult<LocalName> {
         key: key(row.get("key")?)?,
         stands_for,
     })
+}
+
+fn read_copy(row: &Row<'_>) -> JournalResult<Option<LinkCopy>> {
+    let (etag, size): (Option<String>, Option<i64>) =
+        (row.get("copy_etag")?, row.get("copy_size")?);
+    Ok(etag.zip(size).map(|(etag, size)| LinkCopy {
+        etag: ETag::new(&etag),
+        size: size as u64,
+    }))
 }
 
 fn read_special(kind: &str, row: &Row<'_>) -> JournalResult<Special> {

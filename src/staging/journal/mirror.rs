@@ -185,7 +185,7 @@ impl Mirror {
     pub(super) fn set_local(&mut self, name: LocalName) {
         let key = name.key.folded();
         self.remove_local(&key);
-        if let StandsFor::Link(to) = &name.stands_for {
+        if let StandsFor::Link { to, .. } = &name.stands_for {
             self.links
                 .entry(to.folded())
                 .or_default()
@@ -208,7 +208,7 @@ impl Mirror {
         let Some(name) = self.locals.remove(key) else {
             return;
         };
-        if let StandsFor::Link(to) = &name.stands_for
+        if let StandsFor::Link { to, .. } = &name.stands_for
             && let Entry::Occupied(mut links) = self.links.entry(to.folded())
         {
             links.get_mut().remove(key);

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::{JournalError, JournalResult};
 
 /// The schema this program writes.
-pub(super) const VERSION: i64 = 7;
+pub(super) const VERSION: i64 = 8;
 /// Marks the file as ours ("vbjr").
 const APPLICATION_ID: i64 = 0x7662_6a72;
 /// How long a connection waits for another process that looks into the database.
@@ -139,6 +139,10 @@ const MIGRATIONS: [&str; VERSION as usize] = [
     ALTER TABLE attributes ADD COLUMN xattrs TEXT;
     ALTER TABLE kept ADD COLUMN xattrs TEXT;
     ALTER TABLE local_names ADD COLUMN xattrs TEXT;
+",
+    "
+    ALTER TABLE local_names ADD COLUMN copy_etag TEXT;
+    ALTER TABLE local_names ADD COLUMN copy_size INTEGER;
 ",
 ];
 

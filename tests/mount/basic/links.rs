@@ -1,13 +1,16 @@
 //! Several names of one file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use r2_model::{Fault, FaultRule, Operation, R2Model};
+
 use super::{Bucket, noise};
 use crate::common::mount::Mount;
+use crate::crash::assert_object;
 
 /// Panics unless both names show one file with these bytes.
 #[track_caller]
@@ -52,7 +55,15 @@ fn two_names_are_one_file_before_and_after_upload_and_remount() {
     expect_one_file(&take, &second, b"one two ", 3);
     expect_one_file(&linked, &theirs_here, &theirs, 2);
     mount.wait_uploaded();
-    assert_eq!(bucket.keys(), ["layers/in/theirs.wav", "layers/take.wav"]);
+    let keys = [
+        "layers/in/theirs.wav",
+        "layers/second.wav",
+        "layers/take.wav",
+        "layers/third.wav",
+        "projects/t.wav",
+    ];
+    assert_eq!(bucket.keys(), keys);
+    assert!(bucket.bytes("projects/t.wav") == theirs);
     begin_anew(&mut mount);
     // By name, and by listing.
     expect_one_file(&linked, &theirs_here, &theirs, 2);
@@ -70,10 +81,13 @@ fn two_names_are_one_file_before_and_after_upload_and_remount() {
     drop(file);
     expect_one_file(&take, &second, b"one two three", 3);
     mount.wait_uploaded();
-    assert_eq!(
-        bucket.get("layers/take.wav").unwrap().bytes,
-        b"one two three"
-    );
+    // Others see a file under each name.
+    let elsewhere = bucket.mount();
+    for name in ["take", "second", "third"] {
+        let key = format!("layers/{name}.wav");
+        assert_eq!(bucket.bytes(&key), b"one two three");
+        assert_eq!(fs::read(elsewhere.path(&key)).unwrap(), b"one two three");
+    }
 }
 
 #[test]
@@ -118,8 +132,16 @@ fn a_file_lives_on_under_its_other_names() {
     check("at once");
     mount.wait_uploaded();
     check("uploaded");
-    let keys = ["a2", "b2", "early2", "moved", "new", "over", "over2"];
-    assert_eq!(bucket.keys(), keys.map(|name| format!("layers/{name}")));
+    let keys = bucket.keys().into_iter();
+    let objects = keys.map(|key| (key.clone(), bucket.bytes(&key)));
+    let shown = fs::read_dir(mount.path("layers")).unwrap();
+    let shown = shown.map(|entry| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        (format!("layers/{name}"), fs::read(&path).unwrap())
+    });
+    let shown: BTreeMap<String, Vec<u8>> = shown.collect();
+    assert_eq!(objects.collect::<BTreeMap<_, _>>(), shown);
     begin_anew(&mut mount);
     let path = |name: &str| mount.path(&format!("layers/{name}"));
     expect_one_file(&path("new"), &path("b"), b"nn", 2);
@@ -139,6 +161,9 @@ fn names_follow_their_folder_and_what_others_do_to_the_first() {
     let (a, outside) = (mount.path("layers/y/a"), mount.path("layers/outside"));
     expect_one_file(&a, &mount.path("layers/y/b"), b"first", 3);
     mount.wait_uploaded();
+    let mut keys = bucket.keys();
+    keys.retain(|key| !key.ends_with('/'));
+    assert_eq!(keys, ["layers/outside", "layers/y/a", "layers/y/b"]);
     begin_anew(&mut mount);
     expect_one_file(&a, &outside, b"first", 3);
     expect_one_file(&a, &mount.path("layers/y/b"), b"first", 3);
@@ -150,4 +175,70 @@ fn names_follow_their_folder_and_what_others_do_to_the_first() {
     }
     assert_eq!(fs::read(mount.path("layers/y/b")).unwrap(), b"theirs");
     expect_one_file(&a, &outside, b"theirs", 3);
+}
+
+#[test]
+fn names_come_and_go_in_the_bucket_as_well() {
+    let model = R2Model::start();
+    let mount = Mount::with(&model, &[]);
+    let path = |name: &str| mount.path(&format!("layers/{name}"));
+    fs::write(path("a"), b"one").unwrap();
+    mount.wait_uploaded();
+    // The answer is lost, and the copy there all the same.
+    let lost = FaultRule::new(Fault::lost_to_error("InternalError"));
+    let lost = model.add_fault(lost.on(&[Operation::CopyObject]).once());
+    for name in ["b", "c", "d"] {
+        fs::hard_link(path("a"), path(name)).unwrap();
+    }
+    let queue = mount.run(&["queue", "--json"]);
+    let queue: serde_json::Value = serde_json::from_slice(&queue.stdout).unwrap();
+    assert_eq!(queue["entries"][0]["operation"], "link");
+    mount.wait_uploaded();
+    assert_eq!(model.fired(lost), 1);
+    assert_eq!(
+        model.keys(),
+        ["layers/a", "layers/b", "layers/c", "layers/d"]
+    );
+    assert_eq!(model.history().len(), 4);
+    fs::remove_file(path("b")).unwrap();
+    fs::rename(path("c"), path("e")).unwrap();
+    fs::write(path("d"), b"two").unwrap();
+    mount.wait_uploaded();
+    assert_eq!(model.keys(), ["layers/a", "layers/d", "layers/e"]);
+    for name in ["a", "d", "e"] {
+        assert_object(&model, &format!("layers/{name}"), b"two");
+    }
+    // A new file under a name that was one of several, and over one that is.
+    fs::write(path("b"), b"another").unwrap();
+    fs::write(path("x"), b"replaced").unwrap();
+    fs::rename(path("x"), path("e")).unwrap();
+    mount.wait_uploaded();
+    assert_object(&model, "layers/b", b"another");
+    assert_object(&model, "layers/e", b"replaced");
+    assert_object(&model, "layers/a", b"two");
+    assert_eq!(mount.status()["conflicts"], 0);
+    let hasty = model.write_rate_violations();
+    assert!(hasty.is_empty(), "{hasty:?}");
+}
+
+#[test]
+fn what_others_put_under_a_further_name_is_left_to_them() {
+    let model = R2Model::start();
+    let mut mount = Mount::with(&model, &[]);
+    let path = |mount: &Mount, name: &str| mount.path(&format!("layers/{name}"));
+    fs::write(path(&mount, "a"), b"one").unwrap();
+    fs::hard_link(path(&mount, "a"), path(&mount, "b")).unwrap();
+    mount.wait_uploaded();
+    model.put("layers/b", "theirs");
+    fs::write(path(&mount, "a"), b"two").unwrap();
+    mount.wait_uploaded();
+    assert_object(&model, "layers/a", b"two");
+    assert_object(&model, "layers/b", b"theirs");
+    assert_eq!(fs::read(path(&mount, "b")).unwrap(), b"two");
+    assert!(mount.log().contains("somebody else's file there"));
+    fs::remove_file(path(&mount, "b")).unwrap();
+    mount.wait_uploaded();
+    begin_anew(&mut mount);
+    assert_eq!(fs::read(path(&mount, "b")).unwrap(), b"theirs");
+    assert_object(&model, "layers/b", b"theirs");
 }

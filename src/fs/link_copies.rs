@@ -1,0 +1,158 @@
+//! The objects under the further names of files (hard links), for others: copies of the first name's
+//! object, made by the bucket.
+//!
+//! Each is an ordinary record of the uploader under the further name: a copy from the first, renewed with
+//! each version that arrives there. The name keeps what was put there ([`LinkCopy`]); when it goes, a
+//! tombstone takes that along, and when the file goes on under it, it is what the file replaces. Nothing
+//! is read from these objects here, and nothing waits for them: one that cannot be made, or meets what
+//! somebody else has put there, is given up until the next version.
+
+use super::Fs;
+use super::inode::Inode;
+use crate::staging::{
+    Change, Confirmed, Deleted, Edit, JournalResult, LinkCopy, LocalName, Record, StandsFor,
+};
+use crate::store::attributes::FileAttributes;
+use crate::store::{ETag, Key, ObjectVersion, Origin};
+
+impl Fs {
+    /// What the journal must say so that others find a file under its further name `link` as well, which
+    /// holds `base` in the bucket; nothing if the first name, `first`, is about to change there: its next
+    /// version brings the copy along.
+    pub(super) fn copy_under(
+        &self,
+        link: &Key,
+        base: Option<ETag>,
+        (inode, first): (&Inode, &Key),
+    ) -> Option<Edit> {
+        if self.journal().record(first).is_some() || self.journal().moves().covers(first) {
+            return None;
+        }
+        let state = inode.state.lock();
+        let remote = state.remote()?;
+        let is_first_ones =
+            remote.origin == Origin::Primary && remote.version.key.folded() == first.folded();
+        let change = Change::Copy {
+            source: remote.version.clone(),
+            size: state.meta.size,
+            attributes: state.known.clone(),
+        };
+        (is_first_ones && self.takes_copy(link)).then(|| set(link, base, change))
+    }
+
+    /// What the journal must say of the further names of a file when `version` has arrived under its
+    /// first.
+    pub(super) fn copies_of(&self, done: &Record, version: &ObjectVersion) -> Vec<Edit> {
+        let (Change::Put { attributes, .. } | Change::Copy { attributes, .. }) = &done.change
+        else {
+            return Vec::new();
+        };
+        let size = size_of(done);
+        let links = self.journal().links_to(&done.key).into_iter();
+        let copies = links.filter(|link| self.takes_copy(link)).map(|link| {
+            let change = Change::Copy {
+                source: version.clone(),
+                size,
+                attributes: attributes.clone(),
+            };
+            set(&link, self.base_of(&link, None), change)
+        });
+        copies.collect()
+    }
+
+    /// Whether a key may hold a copy: one that the bucket takes and that does not stay here.
+    fn takes_copy(&self, link: &Key) -> bool {
+        link.fits() && !self.journal().is_side_file(link.as_str())
+    }
+
+    /// What the journal must say when a copy has arrived under a further name.
+    pub(super) fn copy_arrived(&self, done: &Record, to: Key, etag: ETag) -> Edit {
+        let size = size_of(done);
+        let copy = Some(LinkCopy { etag, size });
+        set_link(&done.key, to, copy)
+    }
+
+    /// What the journal must say of the object under a further name that goes.
+    pub(super) fn copy_removal(&self, link: &Key) -> Edit {
+        let base = self.base_of(link, None);
+        if base.is_none() && self.journal().attempts(link).is_empty() {
+            return Edit::Remove { key: link.clone() };
+        }
+        set(link, base, Change::Delete(Deleted::Moved))
+    }
+
+    /// What the journal must say of the object under a further name that goes along with its folder; what
+    /// has a record goes as all records do.
+    pub(super) fn copy_moved(&self, name: &LocalName, new: &Key) -> Vec<Edit> {
+        let StandsFor::Link {
+            copy: Some(copy), ..
+        } = &name.stands_for
+        else {
+            return Vec::new();
+        };
+        let old = &name.key;
+        if self.journal().record(old).is_some() {
+            return Vec::new();
+        }
+        let base = Some(copy.etag.clone());
+        let mut edits = vec![set(old, base, Change::Delete(Deleted::Moved))];
+        if self.takes_copy(new) {
+            let change = Change::Copy {
+                source: ObjectVersion {
+                    key: old.clone(),
+                    etag: copy.etag.clone(),
+                },
+                size: copy.size,
+                // What the object has of them goes along.
+                attributes: FileAttributes::default(),
+            };
+            let base = self.journal().record(new).and_then(|record| record.base);
+            edits.push(set(new, base, change));
+        }
+        edits
+    }
+
+    /// Gives up a copy under a further name: what the key holds is somebody else's, or will not be
+    /// replaced. Returns false if the record is for none.
+    ///
+    /// # Errors
+    /// Those of the journal.
+    pub fn give_up_copy(&self, record: &Record, why: &str) -> JournalResult<bool> {
+        let Some(first) = self.journal().first_name(&record.key) else {
+            return Ok(false);
+        };
+        if self.journal().withdraw(&record.key, record.seq)? == Confirmed::Done {
+            log::warn!(
+                "others do not see {} as it is here, another name of {first}: {why}",
+                record.key
+            );
+            let link = set_link(&record.key, first, None);
+            self.journal().apply(vec![link])?;
+        }
+        Ok(true)
+    }
+}
+
+/// Returns how long the object is that a record has made.
+pub(super) fn size_of(done: &Record) -> u64 {
+    match &done.change {
+        Change::Copy { size, .. } => *size,
+        change => change.length(),
+    }
+}
+
+/// What the journal must say of a further name.
+pub(super) fn set_link(key: &Key, to: Key, copy: Option<LinkCopy>) -> Edit {
+    Edit::SetLocal(LocalName {
+        key: key.clone(),
+        stands_for: StandsFor::Link { to, copy },
+    })
+}
+
+fn set(key: &Key, base: Option<ETag>, change: Change) -> Edit {
+    Edit::Set {
+        key: key.clone(),
+        base,
+        change,
+    }
+}
