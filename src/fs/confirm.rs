@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Fs;
 use super::inode::{Content, Inode, Remote, reopen};
+use super::link_copies::set_link;
 use super::listing::listed_from_info;
 use crate::error::{FsError, FsResult};
 use crate::staging::{Change, Confirmed, Edit, JournalResult, PutState, Record, Released, Replay};
@@ -38,7 +39,7 @@ impl Fs {
         let mut extra = Vec::new();
         let first = self.journal().first_name(&record.key);
         if let Some((version, first)) = version.clone().zip(first.clone()) {
-            extra.push(self.copy_arrived(record, first, version.etag));
+            extra.push(set_link(&record.key, first, Some(version.etag)));
         } else if let Some(version) = &version {
             extra.extend(self.copies_of(record, version));
             if let Change::Copy { source, .. } = &record.change {

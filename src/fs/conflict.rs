@@ -33,7 +33,11 @@ impl Fs {
         if !matches!(record.change, Change::Put { .. } | Change::Copy { .. }) {
             return Ok(false);
         }
-        if self.give_up_copy(record, "the bucket holds somebody else's file there")? {
+        if self.drop_copy(record, |_| None, "it is somebody else's")? {
+            log::warn!(
+                "{} is somebody else's file in the bucket, and another name of one of ours here",
+                record.key
+            );
             return Ok(true);
         }
         if let Change::Copy { source, .. } = &record.change
@@ -69,7 +73,7 @@ impl Fs {
             edits.extend(self.first_name_moved(&record.key, &copy_key, &inode));
         }
         for (ending, side) in &sides {
-            edits.extend(follow(side, &format!("{copy_key}{ending}")));
+            edits.extend(self.follow(side, &format!("{copy_key}{ending}")));
         }
         self.journal().apply(edits)?;
         log::warn!(
@@ -96,6 +100,20 @@ impl Fs {
             Some((*ending, side))
         });
         sides.collect()
+    }
+
+    /// What the journal must say when a staged file gets another key.
+    fn follow(&self, record: &Record, to: &str) -> Vec<Edit> {
+        let Some(to) = Key::new(to) else {
+            return Vec::new();
+        };
+        let arrive = Edit::Set {
+            key: to,
+            base: None,
+            change: record.change.clone(),
+        };
+        let leave = self.cleared(&record.key, record.base.clone(), Deleted::Moved);
+        vec![arrive, leave]
     }
 
     fn show_moved(&self, key: &str, to: &str) {
@@ -151,28 +169,6 @@ impl Fs {
                     && key.is_some_and(|key| self.journal().record(&key).is_none())
             })
     }
-}
-
-/// What the journal must say when a staged file gets another key.
-fn follow(record: &Record, to: &str) -> Vec<Edit> {
-    let Some(to) = Key::new(to) else {
-        return Vec::new();
-    };
-    let key = record.key.clone();
-    let leave = match &record.base {
-        None => Edit::Remove { key },
-        base => Edit::Set {
-            key,
-            base: base.clone(),
-            change: Change::Delete(Deleted::Moved),
-        },
-    };
-    let arrive = Edit::Set {
-        key: to,
-        base: None,
-        change: record.change.clone(),
-    };
-    vec![arrive, leave]
 }
 
 /// Returns the folder of a key, empty or ending in `/`, and the name in it.

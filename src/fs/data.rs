@@ -295,7 +295,7 @@ impl Fs {
         }
         if let Some(name) = self.journal().local_name(key) {
             return match name.stands_for {
-                StandsFor::Link { copy, .. } => copy.map(|copy| copy.etag),
+                StandsFor::Link { copy, .. } => copy,
                 StandsFor::Special(..) => None,
             };
         }

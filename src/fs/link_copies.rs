@@ -2,16 +2,14 @@
 //! object, made by the bucket.
 //!
 //! Each is an ordinary record of the uploader under the further name: a copy from the first, renewed with
-//! each version that arrives there. The name keeps what was put there ([`LinkCopy`]); when it goes, a
+//! each version that arrives there. The name keeps what was put there; when it goes, a
 //! tombstone takes that along, and when the file goes on under it, it is what the file replaces. Nothing
 //! is read from these objects here, and nothing waits for them: one that cannot be made, or meets what
 //! somebody else has put there, is given up until the next version.
 
 use super::Fs;
 use super::inode::Inode;
-use crate::staging::{
-    Change, Confirmed, Deleted, Edit, JournalResult, LinkCopy, LocalName, Record, StandsFor,
-};
+use crate::staging::{Change, Deleted, Edit, JournalResult, LocalName, Record, StandsFor};
 use crate::store::attributes::FileAttributes;
 use crate::store::{ETag, Key, ObjectVersion, Origin};
 
@@ -65,20 +63,9 @@ impl Fs {
         link.fits() && !self.journal().is_side_file(link.as_str())
     }
 
-    /// What the journal must say when a copy has arrived under a further name.
-    pub(super) fn copy_arrived(&self, done: &Record, to: Key, etag: ETag) -> Edit {
-        let size = size_of(done);
-        let copy = Some(LinkCopy { etag, size });
-        set_link(&done.key, to, copy)
-    }
-
     /// What the journal must say of the object under a further name that goes.
     pub(super) fn copy_removal(&self, link: &Key) -> Edit {
-        let base = self.base_of(link, None);
-        if base.is_none() && self.journal().attempts(link).is_empty() {
-            return Edit::Remove { key: link.clone() };
-        }
-        set(link, base, Change::Delete(Deleted::Moved))
+        self.cleared(link, self.base_of(link, None), Deleted::Moved)
     }
 
     /// What the journal must say of the object under a further name that goes along with its folder; what
@@ -94,16 +81,16 @@ impl Fs {
         if self.journal().record(old).is_some() {
             return Vec::new();
         }
-        let base = Some(copy.etag.clone());
+        let base = Some(copy.clone());
         let mut edits = vec![set(old, base, Change::Delete(Deleted::Moved))];
         if self.takes_copy(new) {
             let change = Change::Copy {
                 source: ObjectVersion {
                     key: old.clone(),
-                    etag: copy.etag.clone(),
+                    etag: copy.clone(),
                 },
-                size: copy.size,
-                // What the object has of them goes along.
+                // It has them: they are found out and go along.
+                size: 0,
                 attributes: FileAttributes::default(),
             };
             let base = self.journal().record(new).and_then(|record| record.base);
@@ -112,22 +99,36 @@ impl Fs {
         edits
     }
 
-    /// Gives up a copy under a further name: what the key holds is somebody else's, or will not be
-    /// replaced. Returns false if the record is for none.
+    /// Gives up a copy that cannot be made, until the next version under the first name brings another.
+    /// Returns false if the record is for none.
     ///
     /// # Errors
     /// Those of the journal.
     pub fn give_up_copy(&self, record: &Record, why: &str) -> JournalResult<bool> {
-        let Some(first) = self.journal().first_name(&record.key) else {
+        let _changes = self.changes.lock();
+        self.drop_copy(record, |base| base, why)
+    }
+
+    /// Gives up a copy; `left` tells what of ours the key holds then. Names may not change meanwhile.
+    pub(super) fn drop_copy(
+        &self,
+        record: &Record,
+        left: impl FnOnce(Option<ETag>) -> Option<ETag>,
+        why: &str,
+    ) -> JournalResult<bool> {
+        let key = &record.key;
+        let Some(first) = self.journal().first_name(key) else {
             return Ok(false);
         };
-        if self.journal().withdraw(&record.key, record.seq)? == Confirmed::Done {
-            log::warn!(
-                "others do not see {} as it is here, another name of {first}: {why}",
-                record.key
-            );
-            let link = set_link(&record.key, first, None);
-            self.journal().apply(vec![link])?;
+        if let Some(now) = self.journal().record(key)
+            && now.seq == record.seq
+        {
+            log::debug!("{key}, another name of {first}, has no new copy for others: {why}");
+            let edits = vec![
+                Edit::Remove { key: key.clone() },
+                set_link(key, first, left(now.base)),
+            ];
+            self.journal().apply(edits)?;
         }
         Ok(true)
     }
@@ -142,7 +143,7 @@ pub(super) fn size_of(done: &Record) -> u64 {
 }
 
 /// What the journal must say of a further name.
-pub(super) fn set_link(key: &Key, to: Key, copy: Option<LinkCopy>) -> Edit {
+pub(super) fn set_link(key: &Key, to: Key, copy: Option<ETag>) -> Edit {
     Edit::SetLocal(LocalName {
         key: key.clone(),
         stands_for: StandsFor::Link { to, copy },

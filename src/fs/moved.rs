@@ -229,14 +229,7 @@ impl Fs {
             edits.push(self.record_renamed(&record, target));
             let Record { key, base, .. } = record;
             edits.push(Edit::ForgetConflict { copy: key.clone() });
-            edits.push(match base {
-                None => Edit::Remove { key },
-                base => Edit::Set {
-                    key,
-                    base,
-                    change: Change::Delete(Deleted::Moved),
-                },
-            });
+            edits.push(self.cleared(&key, base, Deleted::Moved));
         }
         for conflict in self.journal().conflicts() {
             if below(conflict.copy.as_str(), old).is_some() {

@@ -39,17 +39,7 @@ impl Fs {
             }
             None => Deleted::here(size),
         };
-        match self.base_of(key, remote.as_ref()) {
-            // Nothing of it is in the bucket, nor can anything arrive there that was sent.
-            None if self.journal().attempts(key).is_empty() => {
-                edits.push(Edit::Remove { key: key.clone() });
-            }
-            base => edits.push(Edit::Set {
-                key: key.clone(),
-                base,
-                change: Change::Delete(deleted),
-            }),
-        }
+        edits.push(self.cleared(key, self.base_of(key, remote.as_ref()), deleted));
         edits.extend(moved_from);
         edits.extend(let_go);
         edits.push(Edit::ForgetConflict { copy: key.clone() });
@@ -109,6 +99,17 @@ impl Fs {
         }))
     }
 
+    /// What the journal must say when a key that holds `base` in the bucket is to hold nothing: a
+    /// tombstone, unless nothing is there, nor can arrive that was sent.
+    pub(super) fn cleared(&self, key: &Key, base: Option<ETag>, deleted: Deleted) -> Edit {
+        let key = key.clone();
+        if base.is_none() && self.journal().attempts(&key).is_empty() {
+            return Edit::Remove { key };
+        }
+        let change = Change::Delete(deleted);
+        Edit::Set { key, base, change }
+    }
+
     /// Whether what a key is to hold stays on this disk by its name.
     fn stays_here(&self, key: &Key) -> bool {
         let record = self.journal().record(key);
@@ -134,13 +135,6 @@ impl Fs {
             .journal()
             .record(key)
             .map_or(marker, |record| record.base);
-        if base.is_none() && self.journal().attempts(key).is_empty() {
-            return Edit::Remove { key: key.clone() };
-        }
-        Edit::Set {
-            key: key.clone(),
-            base,
-            change: Change::Delete(deleted),
-        }
+        self.cleared(key, base, deleted)
     }
 }

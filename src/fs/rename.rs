@@ -287,16 +287,8 @@ impl Fs {
     /// The old key of a move becomes a tombstone, if the bucket has or may come to have it.
     fn leave(&self, moved: &Move, remote: Option<&Remote>, edits: &mut Vec<Edit>) -> FsResult<()> {
         self.hide_local_copy(&moved.from, remote)?;
-        let key = moved.from.clone();
-        let base = self.base_of(&key, remote);
-        match base {
-            None if self.journal().attempts(&key).is_empty() => edits.push(Edit::Remove { key }),
-            base => edits.push(Edit::Set {
-                key,
-                base,
-                change: Change::Delete(Deleted::Moved),
-            }),
-        }
+        let base = self.base_of(&moved.from, remote);
+        edits.push(self.cleared(&moved.from, base, Deleted::Moved));
         Ok(())
     }
 

@@ -22,9 +22,7 @@ impl Fs {
         let Change::Copy { source, .. } = &record.change else {
             return Ok(false);
         };
-        if self.journal().first_name(&record.key).is_some() {
-            // The next version brings another copy.
-            self.journal().withdraw(&record.key, record.seq)?;
+        if self.give_up_copy(record, "the file has changed meanwhile")? {
             return Ok(true);
         }
         if source.key.folded() == record.key.folded() {

@@ -22,18 +22,9 @@ pub enum StandsFor {
     Link {
         /// The first name.
         to: Key,
-        /// What was put under the further name in the bucket, for others.
-        copy: Option<LinkCopy>,
+        /// What was put under the further name in the bucket, for others, and no record speaks of.
+        copy: Option<ETag>,
     },
-}
-
-/// The object under a further name of a file: a copy of the one under its first.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LinkCopy {
-    /// Its tag.
-    pub etag: ETag,
-    /// Its length in bytes.
-    pub size: u64,
 }
 
 /// What is neither a file nor a folder.

@@ -35,7 +35,7 @@ pub use self::changes::Changing;
 pub use self::file::StagedFile;
 use self::file::{Names, OpenFiles};
 pub use self::journal::{Journal, JournalError, JournalResult};
-pub use self::local_name::{LinkCopy, LocalName, Special, StandsFor};
+pub use self::local_name::{LocalName, Special, StandsFor};
 pub use self::moves::{Lower, Move, Moves};
 use self::pool::Pool;
 pub use self::record::{

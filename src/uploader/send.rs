@@ -516,6 +516,7 @@ impl Operation {
     fn park(&self, reason: &str) -> Result<Outcome, JournalError> {
         let Record { key, seq, .. } = &self.record;
         if self.sender.confirm.given_up(&self.record, reason)? {
+            log::warn!("others do not get {key} as it is now: {reason}");
             return Ok(Outcome::Done);
         }
         if self.journal().park(key, *seq, reason)? {

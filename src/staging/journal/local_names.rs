@@ -4,7 +4,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::database::{damaged, key, read_attributes, run, xattrs};
 use super::{Journal, JournalResult};
-use crate::staging::local_name::{LinkCopy, LocalName, Special, StandsFor};
+use crate::staging::local_name::{LocalName, Special, StandsFor};
 use crate::store::attributes::{FileAttributes, nanos_since_epoch};
 use crate::store::{ETag, Key};
 
@@ -69,8 +69,8 @@ pub(super) fn write(connection: &Connection, name: &LocalName) -> JournalResult<
     };
     let sql = "INSERT OR REPLACE INTO local_names \
                (folded, key, kind, target, device, mtime, mode, uid, gid, xattrs, \
-                copy_etag, copy_size) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+                copy) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     run(
         connection.prepare_cached(sql),
         params![
@@ -84,8 +84,7 @@ pub(super) fn write(connection: &Connection, name: &LocalName) -> JournalResult<
             attributes.uid,
             attributes.gid,
             xattrs(&attributes),
-            copy.map(|copy| copy.etag.as_str()),
-            copy.map(|copy| copy.size as i64),
+            copy.map(ETag::as_str),
         ],
     )
 }
@@ -94,11 +93,12 @@ pub(super) fn read(row: &Row<'_>) -> JournalResult<LocalName> {
     let kind: String = row.get("kind")?;
     let stands_for = match kind.as_str() {
         "link" => {
+            let copy: Option<String> = row.get("copy")?;
             let target = String::from_utf8(row.get("target")?);
             let target = target.map_err(|error| damaged(format!("a link to {error}")))?;
             StandsFor::Link {
                 to: key(target)?,
-                copy: read_copy(row)?,
+                copy: copy.map(|tag| ETag::new(&tag)),
             }
         }
         _ => StandsFor::Special(read_special(&kind, row)?, read_attributes(row)?),
@@ -107,15 +107,6 @@ pub(super) fn read(row: &Row<'_>) -> JournalResult<LocalName> {
         key: key(row.get("key")?)?,
         stands_for,
     })
-}
-
-fn read_copy(row: &Row<'_>) -> JournalResult<Option<LinkCopy>> {
-    let (etag, size): (Option<String>, Option<i64>) =
-        (row.get("copy_etag")?, row.get("copy_size")?);
-    Ok(etag.zip(size).map(|(etag, size)| LinkCopy {
-        etag: ETag::new(&etag),
-        size: size as u64,
-    }))
 }
 
 fn read_special(kind: &str, row: &Row<'_>) -> JournalResult<Special> {

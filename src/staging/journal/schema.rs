@@ -141,8 +141,7 @@ const MIGRATIONS: [&str; VERSION as usize] = [
     ALTER TABLE local_names ADD COLUMN xattrs TEXT;
 ",
     "
-    ALTER TABLE local_names ADD COLUMN copy_etag TEXT;
-    ALTER TABLE local_names ADD COLUMN copy_size INTEGER;
+    ALTER TABLE local_names ADD COLUMN copy TEXT;
 ",
 ];
 

@@ -235,7 +235,7 @@ fn what_others_put_under_a_further_name_is_left_to_them() {
     assert_object(&model, "layers/a", b"two");
     assert_object(&model, "layers/b", b"theirs");
     assert_eq!(fs::read(path(&mount, "b")).unwrap(), b"two");
-    assert!(mount.log().contains("somebody else's file there"));
+    assert!(mount.log().contains("somebody else's file in the bucket"));
     fs::remove_file(path(&mount, "b")).unwrap();
     mount.wait_uploaded();
     begin_anew(&mut mount);
