@@ -91,6 +91,10 @@ impl Fs {
         let _changes = self.changes.lock();
         // Only now: the folder may have been renamed meanwhile.
         let key = self.free_key(parent, name)?;
+        let forgotten = self.forget_names(&key);
+        if !forgotten.is_empty() {
+            self.apply(forgotten)?;
+        }
         // A tombstone knows what the bucket still holds: its version is overwritten, so that no
         // other machine ever sees a gap.
         let base = self.base_of(&key, None);

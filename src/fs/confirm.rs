@@ -37,7 +37,10 @@ impl Fs {
             etag,
         });
         let mut extra = Vec::new();
-        let first = self.journal().first_name(&record.key);
+        let first = self.copied_for(record);
+        if record.change.is_delete() {
+            extra.extend(self.copy_after(record));
+        }
         if let Some((version, first)) = version.clone().zip(first.clone()) {
             extra.push(set_link(&record.key, first, Some(version.etag)));
         } else if let Some(version) = &version {
@@ -120,7 +123,7 @@ impl Fs {
         if let Some(parent) = tree.find(folder).map(|(_, entry)| entry.ino) {
             if record.key.is_folder_marker() {
                 tree.insert_folder(parent, name, now);
-            } else {
+            } else if !self.is_local_name(&record.key) {
                 tree.insert_listed(parent, name, listed_from_info(found, now));
             }
         }

@@ -12,7 +12,7 @@ use super::name::MAX_NAME_BYTES;
 use super::snapshot::{SIDES, is_database};
 use super::tree::Stale;
 use crate::staging::{Change, Deleted, Edit, JournalResult, Record};
-use crate::store::{Key, ObjectInfo};
+use crate::store::{ETag, Key, ObjectInfo};
 
 /// How many names are tried for a conflict copy before the record is parked instead.
 pub(super) const MAX_NAMES: u32 = 100;
@@ -33,9 +33,11 @@ impl Fs {
         if !matches!(record.change, Change::Put { .. } | Change::Copy { .. }) {
             return Ok(false);
         }
-        if self.drop_copy(record, |_| None, "it is somebody else's")? {
+        // Ours still lies there if the bucket has locked it.
+        let ours = |base: Option<ETag>| base.filter(|etag| *etag == found.version.etag);
+        if self.drop_copy(record, ours, "the key holds something else")? {
             log::warn!(
-                "{} is somebody else's file in the bucket, and another name of one of ours here",
+                "{} stays in the bucket as somebody else has it, and is another name of one of ours here",
                 record.key
             );
             return Ok(true);

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Fs;
 use super::attr::{Attr, Ino, Kind};
@@ -37,7 +38,8 @@ impl Fs {
         let _changes = self.changes.lock();
         let key = self.free_key(parent, name)?;
         let to = self.tree.lock().key(ino).ok_or(FsError::NotFound)?;
-        let mut edits = vec![set_link(&key, to.clone(), None)];
+        let mut edits = self.forget_names(&key);
+        edits.push(set_link(&key, to.clone(), None));
         edits.extend(self.copy_under(&key, self.base_of(&key, None), (&inode, &to)));
         self.apply(edits)?;
         let mut tree = self.tree.lock();
@@ -47,6 +49,15 @@ impl Fs {
         self.touch_inodes([Some(&inode)]);
         self.touch_folder(parent);
         Ok(inode.attr())
+    }
+
+    /// What the journal must say when a name that nothing has here gets something: what it knows of other
+    /// names is of a file that was there once, and that somebody else has removed.
+    pub(super) fn forget_names(&self, key: &Key) -> Vec<Edit> {
+        let mut names = self.journal().links_to(key);
+        names.extend(self.journal().first_name(key).map(|_| key.clone()));
+        let forget = |key| Edit::RemoveLocal { key };
+        names.into_iter().map(forget).collect()
     }
 
     /// Whether a name is a further one of what has a first, or stands for a special node.
@@ -65,7 +76,7 @@ impl Fs {
                     edits.extend(rest.iter().map(|key| self.led_to(key, first)));
                 }
                 (StandsFor::Special(..), None) => {}
-                (StandsFor::Link { .. }, _) => edits.push(self.copy_removal(key)),
+                (StandsFor::Link { .. }, _) => edits.extend(self.copy_removal(key)),
             },
             // The file goes on under another of its names.
             (None, Some((first, rest))) => {
@@ -99,12 +110,12 @@ impl Fs {
         (to, target): ((Ino, &str), &Key),
         (inode, replaced): (&Arc<Inode>, Option<&Arc<Inode>>),
     ) -> FsResult<()> {
-        let remote = replaced.and_then(|replaced| replaced.state.lock().remote().cloned());
-        let base = self.base_of(target, remote.as_ref());
         let mut edits = match replaced {
             Some(replaced) => self.vacated(target, replaced)?,
-            None => Vec::new(),
+            None => self.forget_names(target),
         };
+        let is_deleted = |edit: &Edit| matches!(edit, Edit::Set { key, .. } if key == target);
+        let is_to_go = edits.iter().any(is_deleted);
         let name = self.journal().local_name(source);
         let stands_for = name.ok_or(FsError::Stale)?.stands_for;
         edits.push(Edit::RemoveLocal {
@@ -116,9 +127,12 @@ impl Fs {
                 edits.push(set(target, stands_for));
             }
             StandsFor::Link { to, .. } => {
-                edits.push(self.copy_removal(source));
+                edits.extend(self.copy_removal(source));
                 edits.push(set_link(target, to.clone(), None));
-                edits.extend(self.copy_under(target, base, (inode, &to)));
+                if !is_to_go {
+                    let base = self.base_of(target, None);
+                    edits.extend(self.copy_under(target, base, (inode, &to)));
+                }
             }
         }
         self.apply(edits)?;
@@ -139,9 +153,13 @@ impl Fs {
         for name in self.journal().local_names() {
             let key = moved(&name.key);
             let mut stands_for = name.stands_for.clone();
-            if let StandsFor::Link { to, copy } = &mut stands_for {
+            if let StandsFor::Link { to, .. } = &mut stands_for {
+                if moved(to).is_none() && below(to.as_str(), new).is_some() {
+                    // Of a file that was there once.
+                    gone.push(Edit::RemoveLocal { key: name.key });
+                    continue;
+                }
                 *to = moved(to).unwrap_or(to.clone());
-                *copy = copy.take().filter(|_| key.is_none());
             }
             if key.is_none() && stands_for == name.stands_for {
                 continue;
@@ -150,7 +168,11 @@ impl Fs {
                 gone.push(Edit::RemoveLocal {
                     key: name.key.clone(),
                 });
-                set_anew.extend(self.copy_moved(&name, new));
+                let (edits, holds) = self.copy_moved(&name, new);
+                set_anew.extend(edits);
+                if let StandsFor::Link { copy, .. } = &mut stands_for {
+                    *copy = holds;
+                }
             }
             set_anew.push(set(&key.unwrap_or(name.key), stands_for));
         }
@@ -213,15 +235,40 @@ impl Fs {
     /// Those of looking the file up.
     pub(super) async fn show_link(self: &Arc<Self>, path: &str, name: &str) -> FsResult<()> {
         let key = name::key_in(path, name)?;
-        let Some(to) = self.journal().first_name(&key) else {
-            return Ok(());
-        };
-        if self.is_local_name(&to) {
+        while let Some(to) = self.journal().first_name(&key) {
+            if self.is_local_name(&to) {
+                return Err(FsError::NotFound);
+            }
+            // Looking it up shows all its names.
+            match self.walk(&to).await {
+                Err(FsError::NotFound) => self.part_from(&key, &to)?,
+                found => {
+                    self.forget(found?.ino, 1);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody else has removed the first name of a file: a further one shows what the bucket has under
+    /// it from now on.
+    fn part_from(&self, key: &Key, first: &Key) -> FsResult<()> {
+        let _changes = self.changes.lock();
+        let is_gone = self.journal().record(first).is_none()
+            && self.tree.lock().find(first.as_str()).is_none();
+        if self.journal().first_name(key).as_ref() != Some(first) {
+            return Ok(()); // Renamed meanwhile.
+        }
+        if !is_gone {
             return Err(FsError::NotFound);
         }
-        // Looking it up shows all its names.
-        let found = self.walk(&to).await?;
-        self.forget(found.ino, 1);
+        log::warn!("{first} was removed by someone else; {key} was another name of it");
+        self.apply(vec![Edit::RemoveLocal { key: key.clone() }])?;
+        let now = self.clock.instant();
+        let old = now.checked_sub(self.options.list_ttl + Duration::from_secs(1));
+        let (folder, _) = split(key.as_str());
+        self.tree.lock().age_listings(folder, old.unwrap_or(now));
         Ok(())
     }
 

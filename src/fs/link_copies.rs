@@ -23,6 +23,11 @@ impl Fs {
         base: Option<ETag>,
         (inode, first): (&Inode, &Key),
     ) -> Option<Edit> {
+        let change = self.copied_from(inode, first)?;
+        self.takes_copy(link).then(|| set(link, base, change))
+    }
+
+    fn copied_from(&self, inode: &Inode, first: &Key) -> Option<Change> {
         if self.journal().record(first).is_some() || self.journal().moves().covers(first) {
             return None;
         }
@@ -30,12 +35,11 @@ impl Fs {
         let remote = state.remote()?;
         let is_first_ones =
             remote.origin == Origin::Primary && remote.version.key.folded() == first.folded();
-        let change = Change::Copy {
+        is_first_ones.then(|| Change::Copy {
             source: remote.version.clone(),
             size: state.meta.size,
             attributes: state.known.clone(),
-        };
-        (is_first_ones && self.takes_copy(link)).then(|| set(link, base, change))
+        })
     }
 
     /// What the journal must say of the further names of a file when `version` has arrived under its
@@ -58,32 +62,66 @@ impl Fs {
         copies.collect()
     }
 
-    /// Whether a key may hold a copy: one that the bucket takes and that does not stay here.
+    /// Whether a copy may go to a key now: one of whose former file no version is to be kept before; when that has gone, [`Fs::copy_after`] follows.
     fn takes_copy(&self, link: &Key) -> bool {
+        let record = self.journal().record(link);
+        let deletes =
+            |record: Record| matches!(record.change, Change::Delete(Deleted::Here { .. }));
+        self.may_hold_copy(link) && !record.is_some_and(deletes)
+    }
+
+    fn may_hold_copy(&self, link: &Key) -> bool {
         link.fits() && !self.journal().is_side_file(link.as_str())
     }
 
-    /// What the journal must say of the object under a further name that goes.
-    pub(super) fn copy_removal(&self, link: &Key) -> Edit {
-        self.cleared(link, self.base_of(link, None), Deleted::Moved)
+    /// What the journal must say of a further name whose former file has left the bucket.
+    pub(super) fn copy_after(&self, deleted: &Record) -> Option<Edit> {
+        let first = self.journal().first_name(&deleted.key)?;
+        let inode = {
+            let mut tree = self.tree.lock();
+            let found = tree.find(first.as_str());
+            let (parent, name) = found.map(|(parent, entry)| (parent, entry.spelling.clone()))?;
+            tree.materialise(parent, &name)?
+        };
+        let change = self.copied_from(&inode, &first)?;
+        self.may_hold_copy(&deleted.key)
+            .then(|| set(&deleted.key, None, change))
     }
 
-    /// What the journal must say of the object under a further name that goes along with its folder; what
-    /// has a record goes as all records do.
-    pub(super) fn copy_moved(&self, name: &LocalName, new: &Key) -> Vec<Edit> {
+    /// What the journal must say of the object under a further name that goes.
+    pub(super) fn copy_removal(&self, link: &Key) -> Option<Edit> {
+        let record = self.journal().record(link);
+        let goes = record.is_some_and(|record| record.change.is_delete());
+        (!goes).then(|| self.cleared(link, self.base_of(link, None), Deleted::Moved))
+    }
+
+    /// Returns the first name of a file, if a record is to put a copy of it under a further one.
+    pub(super) fn copied_for(&self, record: &Record) -> Option<Key> {
+        let is_copy = matches!(record.change, Change::Copy { .. });
+        is_copy.then(|| self.journal().first_name(&record.key))?
+    }
+
+    /// What the journal must say of the object under a further name that goes along with its folder, and
+    /// what the new key holds of ours. What has a record goes as all records do.
+    pub(super) fn copy_moved(&self, name: &LocalName, new: &Key) -> (Vec<Edit>, Option<ETag>) {
+        let old = &name.key;
+        let there = self.journal().record(new).and_then(|record| record.base);
+        if let Some(record) = self.journal().record(old) {
+            // Renamed back before it was carried out.
+            let is_back = matches!(
+                self.record_renamed(&record, new.clone()),
+                Edit::Remove { .. }
+            );
+            return (Vec::new(), there.filter(|_| is_back));
+        }
         let StandsFor::Link {
             copy: Some(copy), ..
         } = &name.stands_for
         else {
-            return Vec::new();
+            return (Vec::new(), None);
         };
-        let old = &name.key;
-        if self.journal().record(old).is_some() {
-            return Vec::new();
-        }
-        let base = Some(copy.clone());
-        let mut edits = vec![set(old, base, Change::Delete(Deleted::Moved))];
-        if self.takes_copy(new) {
+        let mut edits = vec![self.cleared(old, Some(copy.clone()), Deleted::Moved)];
+        if self.may_hold_copy(new) {
             let change = Change::Copy {
                 source: ObjectVersion {
                     key: old.clone(),
@@ -93,10 +131,9 @@ impl Fs {
                 size: 0,
                 attributes: FileAttributes::default(),
             };
-            let base = self.journal().record(new).and_then(|record| record.base);
-            edits.push(set(new, base, change));
+            edits.push(set(new, there, change));
         }
-        edits
+        (edits, None)
     }
 
     /// Gives up a copy that cannot be made, until the next version under the first name brings another.
@@ -117,7 +154,7 @@ impl Fs {
         why: &str,
     ) -> JournalResult<bool> {
         let key = &record.key;
-        let Some(first) = self.journal().first_name(key) else {
+        let Some(first) = self.copied_for(record) else {
             return Ok(false);
         };
         if let Some(now) = self.journal().record(key)

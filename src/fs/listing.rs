@@ -157,7 +157,7 @@ impl Fs {
             };
             match rest.split_once('/') {
                 // A copy for others; the name shows the file of which it is one.
-                None if self.journal().first_name(&record.key).is_some() => {}
+                None if self.copied_for(&record).is_some() => {}
                 None => self.overlay_file(tree, ino, rest, &record, now)?,
                 Some((name, deeper)) => {
                     let deleted = matches!(record.change, Change::Delete(_));

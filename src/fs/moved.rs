@@ -222,11 +222,14 @@ impl Fs {
                 continue;
             }
             let target = Key::new(&format!("{new}{rest}")).ok_or(FsError::NameTooLong)?;
-            if matches!(record.change, Change::Copy { .. }) && !target.fits() {
+            let is_for_others = self.copied_for(&record).is_some();
+            if matches!(record.change, Change::Copy { .. }) && !target.fits() && !is_for_others {
                 return Err(FsError::NameTooLong);
             }
             self.hide_local_copy(&record.key, None)?;
-            edits.push(self.record_renamed(&record, target));
+            if target.fits() || !is_for_others {
+                edits.push(self.record_renamed(&record, target));
+            }
             let Record { key, base, .. } = record;
             edits.push(Edit::ForgetConflict { copy: key.clone() });
             edits.push(self.cleared(&key, base, Deleted::Moved));
@@ -241,7 +244,7 @@ impl Fs {
         Ok(())
     }
 
-    fn record_renamed(&self, record: &Record, target: Key) -> Edit {
+    pub(super) fn record_renamed(&self, record: &Record, target: Key) -> Edit {
         let base = self.journal().record(&target).and_then(|there| there.base);
         if let Change::Copy {
             source, attributes, ..

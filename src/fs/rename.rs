@@ -202,6 +202,7 @@ impl Fs {
         edits: &mut Vec<Edit>,
     ) -> FsResult<()> {
         let Some(replaced) = replaced else {
+            edits.extend(self.forget_names(&moved.to));
             return self.move_edits(moved, self.base_of(&moved.to, None), edits);
         };
         let (remote, size, names) = {
@@ -333,7 +334,9 @@ impl Fs {
             let found = found.map(|(parent, entry)| (parent, entry.spelling.clone()));
             found.and_then(|(parent, name)| tree.materialise(parent, &name))
         };
-        if let Some(inode) = inode {
+        if let Some(inode) = inode
+            && self.copied_for(record).is_none()
+        {
             self.version_moved(&inode, aside);
         }
         Ok(true)

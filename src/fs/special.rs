@@ -113,7 +113,9 @@ impl Fs {
         let _changes = self.changes.lock();
         let key = self.free_key(parent, name)?;
         let stands_for = StandsFor::Special(special.clone(), meta.to_attributes());
-        self.apply(vec![Edit::SetLocal(LocalName { key, stands_for })])?;
+        let mut edits = self.forget_names(&key);
+        edits.push(Edit::SetLocal(LocalName { key, stands_for }));
+        self.apply(edits)?;
         let mut tree = self.tree.lock();
         let inode = self.insert_special(&mut tree, (parent, name), special, meta);
         tree.looked_up(inode.ino);

@@ -506,9 +506,11 @@ impl Fs {
         let tree = self.tree.lock();
         let dir = tree.dir(parent).ok_or(FsError::NotFound)?;
         let is_free = |name: &str| {
-            let record =
-                Key::new(&format!("{folder}{name}")).and_then(|key| self.journal().record(&key));
-            dir.entry(name).is_none() && record.is_none_or(|record| record.change.is_delete())
+            let key = Key::new(&format!("{folder}{name}"));
+            let record = key.as_ref().and_then(|key| self.journal().record(key));
+            dir.entry(name).is_none()
+                && record.is_none_or(|record| record.change.is_delete())
+                && !key.is_some_and(|key| self.is_local_name(&key))
         };
         if is_free(name) {
             return Ok(name.to_owned());

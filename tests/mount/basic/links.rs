@@ -5,11 +5,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use r2_model::{Fault, FaultRule, Operation, R2Model};
 
 use super::{Bucket, noise};
-use crate::common::mount::Mount;
+use crate::common::mount::{DEADLINE, Mount};
 use crate::crash::assert_object;
 
 /// Panics unless both names show one file with these bytes.
@@ -19,6 +20,14 @@ fn expect_one_file(a: &Path, b: &Path, bytes: &[u8], names: u64) {
     assert_eq!(one.ino(), other.ino());
     assert_eq!((one.nlink(), other.nlink()), (names, names));
     assert!(fs::read(a).unwrap() == bytes && fs::read(b).unwrap() == bytes);
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < end, "not yet: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn begin_anew(mount: &mut Mount) {
@@ -168,11 +177,7 @@ fn names_follow_their_folder_and_what_others_do_to_the_first() {
     expect_one_file(&a, &outside, b"first", 3);
     expect_one_file(&a, &mount.path("layers/y/b"), b"first", 3);
     bucket.put("layers/y/a", b"theirs".to_vec());
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while fs::read(&outside).unwrap() != b"theirs" {
-        assert!(std::time::Instant::now() < end, "theirs does not show");
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
+    wait_until("theirs shows", || fs::read(&outside).unwrap() == b"theirs");
     assert_eq!(fs::read(mount.path("layers/y/b")).unwrap(), b"theirs");
     expect_one_file(&a, &outside, b"theirs", 3);
 }
@@ -235,10 +240,96 @@ fn what_others_put_under_a_further_name_is_left_to_them() {
     assert_object(&model, "layers/a", b"two");
     assert_object(&model, "layers/b", b"theirs");
     assert_eq!(fs::read(path(&mount, "b")).unwrap(), b"two");
-    assert!(mount.log().contains("somebody else's file in the bucket"));
+    assert!(mount.log().contains("as somebody else has it"));
     fs::remove_file(path(&mount, "b")).unwrap();
     mount.wait_uploaded();
     begin_anew(&mut mount);
     assert_eq!(fs::read(path(&mount, "b")).unwrap(), b"theirs");
     assert_object(&model, "layers/b", b"theirs");
+}
+
+#[test]
+fn what_others_remove_leaves_the_other_names_to_themselves() {
+    let model = R2Model::start();
+    let mount = Mount::with(&model, &[("LIST_TTL_SECONDS", "1")]);
+    let path = |name: &str| mount.path(&format!("layers/{name}"));
+    for (name, bytes) in [("a", "one"), ("c", "two")] {
+        fs::write(path(name), bytes).unwrap();
+        fs::hard_link(path(name), path(&format!("{name}2"))).unwrap();
+    }
+    mount.wait_uploaded();
+    assert!(model.delete("layers/a"));
+    assert!(model.delete("layers/c"));
+    wait_until("both are gone", || {
+        !path("a").exists() && !path("c").exists()
+    });
+    wait_until("what is left shows", || {
+        fs::read(path("a2")).is_ok_and(|bytes| bytes == b"one")
+    });
+    assert_eq!(fs::metadata(path("a2")).unwrap().nlink(), 1);
+    // Another file takes the name before anybody has looked at what was its other one.
+    fs::write(path("c"), "another").unwrap();
+    fs::write(path("a"), "another").unwrap();
+    mount.wait_uploaded();
+    assert_object(&model, "layers/a2", b"one");
+    assert_object(&model, "layers/c2", b"two");
+    wait_until("what is left shows", || {
+        fs::read(path("c2")).is_ok_and(|bytes| bytes == b"two")
+    });
+    assert_object(&model, "layers/c", b"another");
+}
+
+#[test]
+fn copies_follow_a_folder_that_is_renamed_and_back() {
+    let model = R2Model::start();
+    let mount = Mount::with(&model, &[]);
+    let path = |name: &str| mount.path(&format!("layers/{name}"));
+    fs::create_dir(path("x")).unwrap();
+    fs::write(path("x/a"), "one").unwrap();
+    fs::hard_link(path("x/a"), path("x/b")).unwrap();
+    mount.wait_uploaded();
+    model.stop();
+    fs::rename(path("x"), path("y")).unwrap();
+    fs::rename(path("y"), path("x")).unwrap();
+    model.restart();
+    mount.wait_uploaded();
+    assert_object(&model, "layers/x/b", b"one");
+    fs::write(path("x/a"), "two").unwrap();
+    mount.wait_uploaded();
+    assert_object(&model, "layers/x/b", b"two");
+    fs::rename(path("x"), path("y")).unwrap();
+    mount.wait_uploaded();
+    fs::rename(path("y"), path("x")).unwrap();
+    mount.wait_uploaded();
+    fs::remove_file(path("x/b")).unwrap();
+    mount.wait_uploaded();
+    assert_eq!(model.keys(), ["layers/x/", "layers/x/a"]);
+}
+
+#[test]
+fn what_a_name_was_before_it_was_another_is_in_the_trash() {
+    let model = R2Model::start();
+    let settings = [
+        ("WRITE_BACK_SECONDS", "2"),
+        ("TRASH_COLLECTIONS", "projects"),
+    ];
+    let mount = Mount::with(&model, &settings);
+    let path = |name: &str| mount.path(&format!("projects/{name}"));
+    for name in ["a", "g", "h"] {
+        fs::write(path(name), name).unwrap();
+    }
+    mount.wait_uploaded();
+    fs::remove_file(path("g")).unwrap();
+    fs::hard_link(path("a"), path("g")).unwrap();
+    fs::remove_file(path("g")).unwrap();
+    // As `ln -f` does.
+    fs::hard_link(path("a"), path("new")).unwrap();
+    fs::rename(path("new"), path("h")).unwrap();
+    mount.wait_uploaded();
+    assert_object(&model, "projects/h", b"a");
+    let keys = model.keys();
+    let kept: Vec<&String> = keys.iter().filter(|key| key.contains("trash")).collect();
+    let bytes = kept.iter().map(|key| model.get(key).unwrap().bytes);
+    let bytes: BTreeSet<Vec<u8>> = bytes.map(|bytes| bytes.to_vec()).collect();
+    assert_eq!(bytes, BTreeSet::from([b"g".to_vec(), b"h".to_vec()]));
 }
