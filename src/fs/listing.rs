@@ -30,9 +30,9 @@ const MERGE_LOG_NAMES: usize = 10_000;
 /// How many folders a refresh lists at once.
 const REFRESH_AT_ONCE: usize = 8;
 
-/// Listings under way, one per folder: who needs one that is running waits for it.
+/// Listings under way, one per folder, and since when: who needs one that is running waits for it.
 #[derive(Default)]
-pub(super) struct Running(pub(super) Mutex<HashMap<Ino, watch::Receiver<bool>>>);
+pub(super) struct Running(pub(super) Mutex<HashMap<Ino, (Instant, watch::Receiver<bool>)>>);
 
 impl Fs {
     /// Makes sure that a folder shows what is known without the network: the saved listing, and
@@ -278,11 +278,11 @@ impl Fs {
     /// receiver: true if it was completed.
     pub(super) fn refresh(self: &Arc<Self>, ino: Ino, path: &str) -> watch::Receiver<bool> {
         let mut running = self.listings.0.lock();
-        if let Some(receiver) = running.get(&ino) {
+        if let Some((_, receiver)) = running.get(&ino) {
             return receiver.clone();
         }
         let (sender, receiver) = watch::channel(false);
-        running.insert(ino, receiver.clone());
+        running.insert(ino, (self.clock.instant(), receiver.clone()));
         drop(running);
         let (fs, path) = (self.clone(), path.to_owned());
         self.runtime.spawn(async move {
@@ -311,6 +311,21 @@ impl Fs {
         *receiver.borrow()
     }
 
+    /// Waits for a fresh listing until it has been under way for so long: the callers of one folder, whom
+    /// the kernel lets in one after the other, wait that long together.
+    pub(super) async fn refreshed_soon(
+        self: &Arc<Self>,
+        ino: Ino,
+        path: &str,
+        patience: Duration,
+    ) -> bool {
+        let running = self.listings.0.lock().get(&ino).map(|(begun, _)| *begun);
+        let now = self.clock.instant();
+        let waited = running.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
+        let patience = patience.saturating_sub(waited);
+        self.refreshed(ino, path, patience).await
+    }
+
     /// Lists anew the folders at and below `path` that were listed before; for a file the folder it
     /// lies in; for an empty path all. Returns how many were listed, and how many could not be.
     pub async fn refresh_below(self: &Arc<Self>, path: &str) -> (usize, usize) {
@@ -319,7 +334,7 @@ impl Fs {
         let listings = futures::stream::iter(folders).map(async |(ino, path)| {
             // One that is running may have been begun before the change that is looked for.
             let running = self.listings.0.lock().get(&ino).cloned();
-            if let Some(mut running) = running {
+            if let Some((_, mut running)) = running {
                 let _ = tokio::time::timeout(patience, running.changed()).await;
             }
             self.refreshed(ino, &path, patience).await

@@ -95,7 +95,7 @@ impl Fs {
         }
         if self.is_listing_complete(parent) {
             if self.is_listing_old(parent) && self.is_reachable() {
-                self.refreshed(parent, &path, LOOKUP_PATIENCE).await;
+                self.refreshed_soon(parent, &path, LOOKUP_PATIENCE).await;
                 return self.lookup_known(parent, name).ok_or(FsError::NotFound);
             }
             return Err(FsError::NotFound);
@@ -388,14 +388,17 @@ impl Fs {
                 self.refresh(ino, path);
                 return Ok(());
             }
-            (true, true) => REFRESH_PATIENCE,
+            (true, true) => {
+                self.refreshed_soon(ino, path, REFRESH_PATIENCE).await;
+                return Ok(());
+            }
             (false, true) => self.options.request_deadline,
             (false, false) => LOOKUP_DEADLINE,
         };
-        if self.refreshed(ino, path, patience).await || complete {
-            return Ok(());
+        match self.refreshed(ino, path, patience).await {
+            true => Ok(()),
+            false => self.show_held(ino, path),
         }
-        self.show_held(ino, path)
     }
 
     /// A folder that could not be listed shows what is in the cache, if there is anything.

@@ -383,7 +383,7 @@ fn a_name_removed_here_stays_away_while_the_bucket_has_it() {
     let layers = bench.layers();
     let held = bench.fs.listings.0.lock().insert(layers, {
         let (_, receiver) = tokio::sync::watch::channel(false);
-        receiver
+        (crate::clock::Clock::instant(&*bench.clock), receiver)
     });
     assert!(held.is_none());
     bench.lookup("a").unwrap();

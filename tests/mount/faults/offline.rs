@@ -257,3 +257,23 @@ fn a_mount_starts_while_connections_are_refused() {
 fn a_mount_starts_while_nobody_answers() {
     mounts_without(Connections::BlackHole);
 }
+
+#[test]
+fn new_names_in_an_old_folder_wait_together_for_a_bucket_that_is_silent() {
+    const NAMES: u32 = 30;
+    let model = R2Model::start();
+    model.put("segments/there.wav", "there");
+    let mount = Mount::with(&model, &[("LIST_TTL_SECONDS", "1")]);
+    assert_eq!(names(&mount, "segments").len(), 1);
+    std::thread::sleep(Duration::from_secs(2));
+    model.set_connections(Connections::BlackHole);
+    model.cut_connections();
+    // Each alone may wait half a second for the listing.
+    let begun = Instant::now();
+    for number in 0..NAMES {
+        fs::write(mount.path(&format!("segments/new-{number}.wav")), "new").unwrap();
+    }
+    let took = begun.elapsed();
+    assert!(took < NAMES * Duration::from_millis(250), "{took:?}");
+    assert_eq!(names(&mount, "segments").len(), 1 + NAMES as usize);
+}
