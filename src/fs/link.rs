@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Fs;
 use super::attr::{Attr, Ino, Kind};
 use super::conflict::split;
 use super::inode::Inode;
@@ -15,9 +14,10 @@ use super::link_copies::set_link;
 use super::listing::below;
 use super::name;
 use super::rename::Move;
+use super::{Fs, LOOKUP_DEADLINE};
 use crate::error::{FsError, FsResult};
 use crate::staging::{Edit, LocalName, StandsFor};
-use crate::store::Key;
+use crate::store::{Key, ReadCondition, StoreError};
 
 impl Fs {
     /// Gives a file or a special node one more name.
@@ -56,8 +56,22 @@ impl Fs {
     pub(super) fn forget_names(&self, key: &Key) -> Vec<Edit> {
         let mut names = self.journal().links_to(key);
         names.extend(self.journal().first_name(key).map(|_| key.clone()));
-        let forget = |key| Edit::RemoveLocal { key };
-        names.into_iter().map(forget).collect()
+        names
+            .iter()
+            .flat_map(|name| self.forget_name(name))
+            .collect()
+    }
+
+    /// What the journal must say when a further name leads nowhere: what the bucket has under it stays.
+    fn forget_name(&self, key: &Key) -> Vec<Edit> {
+        let record = self.journal().record(key);
+        let copied = record.filter(|record| self.copied_for(record).is_some());
+        let key = key.clone();
+        let withdrawn = copied.map(|_| Edit::Remove { key: key.clone() });
+        withdrawn
+            .into_iter()
+            .chain([Edit::RemoveLocal { key }])
+            .collect()
     }
 
     /// Whether a name is a further one of what has a first, or stands for a special node.
@@ -156,7 +170,7 @@ impl Fs {
             if let StandsFor::Link { to, .. } = &mut stands_for {
                 if moved(to).is_none() && below(to.as_str(), new).is_some() {
                     // Of a file that was there once.
-                    gone.push(Edit::RemoveLocal { key: name.key });
+                    gone.extend(self.forget_name(&name.key));
                     continue;
                 }
                 *to = moved(to).unwrap_or(to.clone());
@@ -241,7 +255,7 @@ impl Fs {
             }
             // Looking it up shows all its names.
             match self.walk(&to).await {
-                Err(FsError::NotFound) => self.part_from(&key, &to)?,
+                Err(FsError::NotFound) if self.is_gone(&to).await => self.part_from(&key, &to)?,
                 found => {
                     self.forget(found?.ino, 1);
                     break;
@@ -251,20 +265,37 @@ impl Fs {
         Ok(())
     }
 
+    /// Whether the bucket says that it has nothing under a key, nor anything that shows there. A look-up
+    /// may go by a listing that is old.
+    async fn is_gone(&self, key: &Key) -> bool {
+        let moves = self.journal().moves();
+        let (folder, _) = split(key.as_str());
+        let lies_there = moves
+            .lowers(folder)
+            .iter()
+            .all(|lower| lower.since.is_none());
+        let found = self.store.head(key, ReadCondition::None);
+        lies_there
+            && matches!(
+                tokio::time::timeout(LOOKUP_DEADLINE, found).await,
+                Ok(Err(StoreError::NotFound))
+            )
+    }
+
     /// Somebody else has removed the first name of a file: a further one shows what the bucket has under
     /// it from now on.
     fn part_from(&self, key: &Key, first: &Key) -> FsResult<()> {
         let _changes = self.changes.lock();
-        let is_gone = self.journal().record(first).is_none()
-            && self.tree.lock().find(first.as_str()).is_none();
+        let is_known = self.journal().record(first).is_some()
+            || self.tree.lock().find(first.as_str()).is_some();
         if self.journal().first_name(key).as_ref() != Some(first) {
             return Ok(()); // Renamed meanwhile.
         }
-        if !is_gone {
+        if is_known {
             return Err(FsError::NotFound);
         }
         log::warn!("{first} was removed by someone else; {key} was another name of it");
-        self.apply(vec![Edit::RemoveLocal { key: key.clone() }])?;
+        self.apply(self.forget_name(key))?;
         let now = self.clock.instant();
         let old = now.checked_sub(self.options.list_ttl + Duration::from_secs(1));
         let (folder, _) = split(key.as_str());

@@ -63,7 +63,7 @@ impl Fs {
     }
 
     /// Whether a copy may go to a key now: one of whose former file no version is to be kept before; when that has gone, [`Fs::copy_after`] follows.
-    fn takes_copy(&self, link: &Key) -> bool {
+    pub(super) fn takes_copy(&self, link: &Key) -> bool {
         let record = self.journal().record(link);
         let deletes =
             |record: Record| matches!(record.change, Change::Delete(Deleted::Here { .. }));
@@ -76,6 +76,9 @@ impl Fs {
 
     /// What the journal must say of a further name whose former file has left the bucket.
     pub(super) fn copy_after(&self, deleted: &Record) -> Option<Edit> {
+        if deleted.base.is_none() {
+            return None; // The rest of a copy that was given up.
+        }
         let first = self.journal().first_name(&deleted.key)?;
         let inode = {
             let mut tree = self.tree.lock();
@@ -121,7 +124,7 @@ impl Fs {
             return (Vec::new(), None);
         };
         let mut edits = vec![self.cleared(old, Some(copy.clone()), Deleted::Moved)];
-        if self.may_hold_copy(new) {
+        if self.takes_copy(new) {
             let change = Change::Copy {
                 source: ObjectVersion {
                     key: old.clone(),

@@ -30,9 +30,17 @@ const MERGE_LOG_NAMES: usize = 10_000;
 /// How many folders a refresh lists at once.
 const REFRESH_AT_ONCE: usize = 8;
 
-/// Listings under way, one per folder, and since when: who needs one that is running waits for it.
+/// Listings under way, one per folder: who needs one that is running waits for it.
 #[derive(Default)]
-pub(super) struct Running(pub(super) Mutex<HashMap<Ino, (Instant, watch::Receiver<bool>)>>);
+pub(super) struct Running(pub(super) Mutex<HashMap<Ino, Refresh>>);
+
+/// A listing under way.
+#[derive(Clone)]
+pub(super) struct Refresh {
+    pub(super) ended: watch::Receiver<bool>,
+    /// Since when somebody waits for it who does not wait for long.
+    pub(super) waited_for: Option<Instant>,
+}
 
 impl Fs {
     /// Makes sure that a folder shows what is known without the network: the saved listing, and
@@ -278,11 +286,15 @@ impl Fs {
     /// receiver: true if it was completed.
     pub(super) fn refresh(self: &Arc<Self>, ino: Ino, path: &str) -> watch::Receiver<bool> {
         let mut running = self.listings.0.lock();
-        if let Some((_, receiver)) = running.get(&ino) {
-            return receiver.clone();
+        if let Some(refresh) = running.get(&ino) {
+            return refresh.ended.clone();
         }
         let (sender, receiver) = watch::channel(false);
-        running.insert(ino, (self.clock.instant(), receiver.clone()));
+        let refresh = Refresh {
+            ended: receiver.clone(),
+            waited_for: None,
+        };
+        running.insert(ino, refresh);
         drop(running);
         let (fs, path) = (self.clone(), path.to_owned());
         self.runtime.spawn(async move {
@@ -311,19 +323,23 @@ impl Fs {
         *receiver.borrow()
     }
 
-    /// Waits for a fresh listing until it has been under way for so long: the callers of one folder, whom
-    /// the kernel lets in one after the other, wait that long together.
+    /// Waits for a fresh listing, all callers together for as long as `patience` says: the kernel lets
+    /// those of one folder in one after the other.
     pub(super) async fn refreshed_soon(
         self: &Arc<Self>,
         ino: Ino,
         path: &str,
         patience: Duration,
     ) -> bool {
-        let running = self.listings.0.lock().get(&ino).map(|(begun, _)| *begun);
+        let mut ended = self.refresh(ino, path);
         let now = self.clock.instant();
-        let waited = running.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
-        let patience = patience.saturating_sub(waited);
-        self.refreshed(ino, path, patience).await
+        let since = match self.listings.0.lock().get_mut(&ino) {
+            Some(refresh) => *refresh.waited_for.get_or_insert(now),
+            None => now,
+        };
+        let left = patience.saturating_sub(now.saturating_duration_since(since));
+        let _ = tokio::time::timeout(left, ended.changed()).await;
+        *ended.borrow()
     }
 
     /// Lists anew the folders at and below `path` that were listed before; for a file the folder it
@@ -334,8 +350,8 @@ impl Fs {
         let listings = futures::stream::iter(folders).map(async |(ino, path)| {
             // One that is running may have been begun before the change that is looked for.
             let running = self.listings.0.lock().get(&ino).cloned();
-            if let Some((_, mut running)) = running {
-                let _ = tokio::time::timeout(patience, running.changed()).await;
+            if let Some(Refresh { mut ended, .. }) = running {
+                let _ = tokio::time::timeout(patience, ended.changed()).await;
             }
             self.refreshed(ino, &path, patience).await
         });

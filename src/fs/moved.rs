@@ -227,7 +227,7 @@ impl Fs {
                 return Err(FsError::NameTooLong);
             }
             self.hide_local_copy(&record.key, None)?;
-            if target.fits() || !is_for_others {
+            if !is_for_others || self.takes_copy(&target) {
                 edits.push(self.record_renamed(&record, target));
             }
             let Record { key, base, .. } = record;

@@ -382,8 +382,9 @@ fn a_name_removed_here_stays_away_while_the_bucket_has_it() {
     // The folder was never listed: the names come from look-ups alone.
     let layers = bench.layers();
     let held = bench.fs.listings.0.lock().insert(layers, {
-        let (_, receiver) = tokio::sync::watch::channel(false);
-        (crate::clock::Clock::instant(&*bench.clock), receiver)
+        let (_, ended) = tokio::sync::watch::channel(false);
+        let waited_for = None;
+        listing::Refresh { ended, waited_for }
     });
     assert!(held.is_none());
     bench.lookup("a").unwrap();

@@ -277,6 +277,22 @@ fn what_others_remove_leaves_the_other_names_to_themselves() {
         fs::read(path("c2")).is_ok_and(|bytes| bytes == b"two")
     });
     assert_object(&model, "layers/c", b"another");
+    // While the copy of another version is on its way.
+    fs::write(path("e"), "one").unwrap();
+    fs::hard_link(path("e"), path("e2")).unwrap();
+    mount.wait_uploaded();
+    fs::write(path("e"), "two").unwrap();
+    wait_until("the version is there", || {
+        model.get("layers/e").is_some_and(|e| e.bytes == "two")
+    });
+    assert!(model.delete("layers/e"));
+    wait_until("it is gone", || !path("e").exists());
+    wait_until("what is left shows", || {
+        let left = model.get("layers/e2").unwrap().bytes;
+        fs::read(path("e2")).is_ok_and(|bytes| bytes == left)
+    });
+    mount.wait_uploaded();
+    assert_eq!(mount.status()["uploads"]["parked"], 0);
 }
 
 #[test]
