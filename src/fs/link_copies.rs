@@ -76,9 +76,8 @@ impl Fs {
 
     /// What the journal must say of a further name whose former file has left the bucket.
     pub(super) fn copy_after(&self, deleted: &Record) -> Option<Edit> {
-        if deleted.base.is_none() {
-            return None; // The rest of a copy that was given up.
-        }
+        // Without one it is the rest of a copy that was given up.
+        deleted.base.as_ref()?;
         let first = self.journal().first_name(&deleted.key)?;
         let inode = {
             let mut tree = self.tree.lock();
