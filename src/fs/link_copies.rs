@@ -2,10 +2,10 @@
 //! object, made by the bucket.
 //!
 //! Each is an ordinary record of the uploader under the further name: a copy from the first, renewed with
-//! each version that arrives there. The name keeps what was put there; when it goes, a
-//! tombstone takes that along, and when the file goes on under it, it is what the file replaces. Nothing
-//! is read from these objects here, and nothing waits for them: one that cannot be made, or meets what
-//! somebody else has put there, is given up until the next version.
+//! each version that arrives there. The name keeps what was put there; when it goes, a tombstone takes that
+//! along, and when the file goes on under it, that is what the file replaces. Nothing is read from these
+//! objects here, and nothing waits for them: one that cannot be made, or meets what somebody else has put
+//! there, is given up until the next version.
 
 use super::Fs;
 use super::inode::Inode;
@@ -62,7 +62,8 @@ impl Fs {
         copies.collect()
     }
 
-    /// Whether a copy may go to a key now: one of whose former file no version is to be kept before; when that has gone, [`Fs::copy_after`] follows.
+    /// Whether a copy may go to a key now: one of whose former file no version is to be kept before. When
+    /// that has gone, [`Fs::copy_after`] follows.
     pub(super) fn takes_copy(&self, link: &Key) -> bool {
         let record = self.journal().record(link);
         let deletes =
