@@ -317,10 +317,7 @@ impl Fs {
         path: &str,
         patience: Duration,
     ) -> bool {
-        let mut receiver = self.refresh(ino, path);
-        // An error of `changed` means that the task has ended: its last word counts.
-        let _ = tokio::time::timeout(patience, receiver.changed()).await;
-        *receiver.borrow()
+        done_within(self.refresh(ino, path), patience).await
     }
 
     /// Waits for a fresh listing, all callers together for as long as `patience` says: the kernel lets
@@ -331,15 +328,14 @@ impl Fs {
         path: &str,
         patience: Duration,
     ) -> bool {
-        let mut ended = self.refresh(ino, path);
+        let ended = self.refresh(ino, path);
         let now = self.clock.instant();
         let since = match self.listings.0.lock().get_mut(&ino) {
             Some(refresh) => *refresh.waited_for.get_or_insert(now),
             None => now,
         };
         let left = patience.saturating_sub(now.saturating_duration_since(since));
-        let _ = tokio::time::timeout(left, ended.changed()).await;
-        *ended.borrow()
+        done_within(ended, left).await
     }
 
     /// Lists anew the folders at and below `path` that were listed before; for a file the folder it
@@ -524,6 +520,13 @@ impl Fs {
             state.learn(&attributes);
         }
     }
+}
+
+/// Waits for the end of a listing; true if it was completed.
+async fn done_within(mut ended: watch::Receiver<bool>, patience: Duration) -> bool {
+    // An error of `changed` means that the task has ended: its last word counts.
+    let _ = tokio::time::timeout(patience, ended.changed()).await;
+    *ended.borrow()
 }
 
 /// Returns what follows `path` in `key`, if the key lies below; both spellings of a name count.
