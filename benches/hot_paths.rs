@@ -72,6 +72,7 @@ impl Mounted {
             trash_age: Duration::ZERO,
             delete_limit: None,
             samples_dir: path("samples"),
+            names_in_memory: voicebeatfs::fs::NAMES_IN_MEMORY,
             list_ttl: Duration::from_secs(3600),
             request_deadline: Duration::from_secs(5),
             warm_bytes: 0,

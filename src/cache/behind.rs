@@ -1,6 +1,5 @@
 //! What is done behind: writing to the index, cleaning up hourly, exporting, and the clean end.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -8,15 +7,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Amendment, Cache, SavedListing};
-use crate::store::ListedObject;
+use super::Cache;
 
 /// A killed process loses what it fetched since the last round.
 const ROUND: Duration = Duration::from_secs(5);
 /// Between two cleanups.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(3600);
-/// Listings that wait to be written; bounds memory when the disk is slow.
-const MAX_PENDING_LISTINGS: usize = 64;
 /// How long the clean end may spend on syncing partial files; what is left is dropped.
 pub(super) const END_SYNC_TIME: Duration = Duration::from_secs(1);
 /// Partial files that were not synced, looked at at once.
@@ -40,7 +36,7 @@ struct State {
 }
 
 impl Behind {
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         self.state.lock().due = true;
         self.bell.notify_all();
     }
@@ -73,71 +69,11 @@ impl Cache {
         }
     }
 
-    /// See [`Cache::save_listing`].
-    pub(super) fn save_listing_behind(
-        &self,
-        folder: &str,
-        objects: &[ListedObject],
-        prefixes: &[String],
-    ) {
-        let mut pending = self.pending.lock();
-        if pending.len() >= MAX_PENDING_LISTINGS && !pending.contains_key(folder) {
-            log::debug!("the listing of {folder:?} is not kept: too many wait to be written");
-            return;
-        }
-        let listing = SavedListing {
-            objects: objects.to_vec(),
-            prefixes: prefixes.to_vec(),
-            saved_at: self.clock.now(),
-        };
-        pending.insert(folder.to_owned(), Arc::new(listing));
-        drop(pending);
-        self.behind.ring();
-    }
-
-    fn write_listings(&self) {
-        let pending: HashMap<_, _> = self.pending.lock().clone();
-        for (folder, listing) in pending {
-            let SavedListing {
-                objects,
-                prefixes,
-                saved_at,
-            } = &*listing;
-            let is_newest = || {
-                let pending = self.pending.lock();
-                let newest = pending.get(&folder);
-                newest.is_some_and(|other| Arc::ptr_eq(other, &listing))
-            };
-            self.logged(
-                self.index()
-                    .save_listing(&folder, objects, prefixes, *saved_at, &is_newest),
-            );
-            let mut pending = self.pending.lock();
-            // A newer one stays for the next round.
-            if pending
-                .get(&folder)
-                .is_some_and(|other| Arc::ptr_eq(other, &listing))
-            {
-                pending.remove(&folder);
-            }
-        }
-    }
-
-    /// See [`Cache::amend_listings`]. First those that wait to be written, then those that were:
-    /// one that is being written now finds that it has been overtaken.
-    pub(super) fn amend_saved_listings(&self, amendments: &[Amendment]) {
-        for amendment in amendments {
-            if let Some(listing) = self.pending.lock().get_mut(&amendment.folder) {
-                amendment.apply(Arc::make_mut(listing));
-            }
-        }
-        self.logged(self.index().amend_listings(amendments));
-    }
-
     /// One round of housekeeping.
     pub(super) fn round(&self) {
         self.check_index();
         self.write_listings();
+        self.logged(self.index().remove_replaced());
         self.table.touch_used(self.clock.now());
         self.save_changed();
         self.drop_unnamed();

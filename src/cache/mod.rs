@@ -16,6 +16,7 @@
 //! punch      room in files in use
 //! behind     the housekeeping thread       export     metadata.json
 //! layout     what a file tells as audio     pins       what is never evicted
+//! listings   what the bucket's folders held
 //! ```
 //!
 //! Lock order, from the first to the last; a lock is never taken while a later one is held:
@@ -34,6 +35,7 @@ mod file;
 mod index;
 mod layout;
 mod line;
+mod listings;
 mod pins;
 mod place;
 mod punch;
@@ -50,7 +52,6 @@ mod fake_store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -63,11 +64,12 @@ use tokio::sync::Notify;
 
 use crate::clock::SharedClock;
 use crate::disk::{self, FileId};
-use crate::store::{ListedObject, ObjectInfo, ObjectStore, ObjectVersion};
+use crate::store::{ObjectInfo, ObjectStore, ObjectVersion};
 
 pub use audit::Audit;
 pub use error::CacheError;
 pub use file::CacheFile;
+pub use listings::{Amendment, Holds, LargeListing, ListingId, SavedListing};
 pub use pins::NoRoom;
 pub use read_ahead::ReadStream;
 
@@ -129,62 +131,6 @@ pub struct Entry {
     pub used_at: SystemTime,
 }
 
-/// A complete listing of one folder, as it was saved.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SavedListing {
-    /// Objects, ordered by key.
-    pub objects: Vec<ListedObject>,
-    /// Folders, each a full prefix that ends in `/`, ordered.
-    pub prefixes: Vec<String>,
-    /// When it was saved.
-    pub saved_at: SystemTime,
-}
-
-/// A change of one name in a saved listing.
-#[derive(Clone, Debug)]
-pub struct Amendment {
-    /// The folder, as in [`Cache::save_listing`].
-    pub folder: String,
-    /// The name below it: of a file; of a folder with its `/`; empty for the folder's own marker.
-    pub name: String,
-    /// What the name is for now.
-    pub holds: Holds,
-}
-
-/// What a name of a listing is for.
-#[derive(Clone, Debug)]
-pub enum Holds {
-    /// An object.
-    Object(ListedObject),
-    /// A folder.
-    Folder,
-    /// Nothing any more.
-    Nothing,
-}
-
-impl Amendment {
-    fn apply(&self, listing: &mut SavedListing) {
-        let key = format!("{}{}", self.folder, self.name);
-        if self.name.ends_with('/') {
-            let place = listing.prefixes.binary_search(&key);
-            match (place, matches!(self.holds, Holds::Folder)) {
-                (Err(at), true) => listing.prefixes.insert(at, key),
-                (Ok(at), false) => drop(listing.prefixes.remove(at)),
-                _ => {}
-            }
-            return;
-        }
-        let objects = &mut listing.objects;
-        let place = objects.binary_search_by(|object| object.version.key.as_str().cmp(&key));
-        match (place, &self.holds) {
-            (Ok(at), Holds::Object(object)) => objects[at] = object.clone(),
-            (Err(at), Holds::Object(object)) => objects.insert(at, object.clone()),
-            (Ok(at), _) => drop(objects.remove(at)),
-            (Err(_), _) => {}
-        }
-    }
-}
-
 /// What a cleanup did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CleanupReport {
@@ -230,7 +176,7 @@ pub struct Cache {
     verified: Notify,
     pinned: Pinned,
     /// Listings that are not in the index yet, by folder.
-    pending: Mutex<HashMap<String, Arc<SavedListing>>>,
+    pending: Mutex<listings::Pending>,
     behind: Behind,
     /// Whether files without a row were looked for since the index was opened.
     swept: AtomicBool,
@@ -271,7 +217,7 @@ impl Cache {
             evicting: Mutex::new(()),
             verified: Notify::new(),
             pinned: Pinned::default(),
-            pending: Mutex::new(HashMap::new()),
+            pending: Mutex::default(),
             behind: Behind::default(),
             swept: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -394,34 +340,6 @@ impl Cache {
         held.sort_by(|a, b| a.version.cmp(&b.version));
         held.dedup_by(|a, b| a.version == b.version);
         held
-    }
-
-    /// Keeps a complete listing of a folder (`""` or `"a/b/"`), replacing the former one. Written
-    /// behind; if too many wait to be written it is not kept.
-    pub fn save_listing(&self, folder: &str, objects: &[ListedObject], prefixes: &[String]) {
-        self.save_listing_behind(folder, objects, prefixes);
-    }
-
-    /// Brings saved listings to what a change of our own has made of the bucket. Returns when that
-    /// survives a killed process.
-    pub fn amend_listings(&self, amendments: &[Amendment]) {
-        self.amend_saved_listings(amendments);
-    }
-
-    /// Whether there is a saved listing of a folder and it names nothing, not even a marker.
-    pub fn is_saved_listing_empty(&self, folder: &str) -> bool {
-        if let Some(listing) = self.pending.lock().get(folder) {
-            return listing.objects.is_empty() && listing.prefixes.is_empty();
-        }
-        self.logged(self.index().is_listing_empty(folder)) == Some(true)
-    }
-
-    /// Returns the listing of a folder that was saved last.
-    pub fn load_listing(&self, folder: &str) -> Option<SavedListing> {
-        if let Some(listing) = self.pending.lock().get(folder) {
-            return Some(SavedListing::clone(listing));
-        }
-        self.logged(self.index().load_listing(folder)).flatten()
     }
 
     /// Removes what has expired, unless it is open or the bucket cannot be reached, and evicts

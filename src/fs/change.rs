@@ -1,5 +1,6 @@
 //! Making and removing names, and changing attributes.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
@@ -181,7 +182,10 @@ impl Fs {
         let _changes = self.changes.lock();
         let inode = {
             let mut tree = self.tree.lock();
-            let entry = tree.dir(parent).and_then(|dir| dir.entry(name)).cloned();
+            let entry = tree
+                .dir(parent)
+                .and_then(|dir| dir.entry(name))
+                .map(Cow::into_owned);
             let entry = entry.ok_or(FsError::NotFound)?;
             if entry.kind == Kind::Folder {
                 return Err(FsError::IsADirectory);

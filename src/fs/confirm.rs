@@ -217,7 +217,7 @@ impl Fs {
     fn confirmed_inode(&self, record: &Record, version: &ObjectVersion) -> Option<Arc<Inode>> {
         let mut tree = self.tree.lock();
         let found = tree.find(record.key.as_str());
-        let (parent, entry) = found.map(|(parent, entry)| (parent, entry.clone()))?;
+        let (parent, entry) = found.map(|(parent, entry)| (parent, entry.into_owned()))?;
         if let Some(dir) = tree.dir_mut(entry.ino) {
             dir.note_marker(version.clone());
             return None;

@@ -121,7 +121,8 @@ impl Fs {
     fn show_moved(&self, key: &str, to: &str) {
         let now = self.clock.instant();
         let mut tree = self.tree.lock();
-        let Some((parent, entry)) = tree.find(key).map(|(ino, entry)| (ino, entry.clone())) else {
+        let Some((parent, entry)) = tree.find(key).map(|(ino, entry)| (ino, entry.into_owned()))
+        else {
             return;
         };
         tree.rename((parent, &entry.spelling), (parent, to), now);
@@ -141,7 +142,8 @@ impl Fs {
         let now = self.clock.instant();
         let mut tree = self.tree.lock();
         tree.note_change(key, now);
-        let Some((parent, entry)) = tree.find(key).map(|(ino, entry)| (ino, entry.clone())) else {
+        let Some((parent, entry)) = tree.find(key).map(|(ino, entry)| (ino, entry.into_owned()))
+        else {
             return;
         };
         let _ = tree.materialise(parent, &entry.spelling);

@@ -2,6 +2,7 @@
 //! page, gives each object the records of a rename ([`super::moved`]) and ends the move. What it has
 //! done is in the journal; after a restart it begins anew and passes over what has records.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -203,7 +204,10 @@ fn show(tree: &mut Tree, key: &Key, listed: Listed, stale: &mut Vec<Stale>, now:
         if !tree.dir(parent).is_some_and(|dir| dir.loaded) {
             return;
         }
-        let known = tree.dir(parent).and_then(|dir| dir.entry(name)).cloned();
+        let known = tree
+            .dir(parent)
+            .and_then(|dir| dir.entry(name))
+            .map(Cow::into_owned);
         parent = match known {
             Some(entry) if entry.kind == Kind::Folder => entry.ino,
             Some(_) => return,

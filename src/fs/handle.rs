@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
-use super::attr::{DirEntry, Fh, Ino};
+use super::attr::{Fh, Ino};
+use super::directory::Names;
 use super::inode::Inode;
 use crate::cache::ReadStream;
 use crate::error::{FsError, FsResult};
@@ -17,9 +18,9 @@ pub(super) enum Handle {
     File(FileHandle),
     /// A file of a local tree, under that tree's own handle.
     Local { ino: Ino, fh: Fh },
-    /// A folder: the names as they were when reading began.
+    /// A folder, and what is read of it.
     Folder {
-        names: Mutex<Arc<Vec<DirEntry>>>,
+        names: tokio::sync::Mutex<Names>,
         /// Whether somebody has read from the start.
         begun: AtomicBool,
     },

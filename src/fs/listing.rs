@@ -9,23 +9,22 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::Fs;
-use super::attr::{Ino, Kind};
-use super::inode::{Content, Inode, Listed, Meta, Remote, Staged, State, Writer};
+use super::arriving::Arriving;
+use super::attr::Ino;
+use super::inode::{Inode, Listed};
 use super::lower::{Part, Parts};
 use super::name::fold;
-use super::tree::Tree;
-use crate::error::{FsError, FsResult};
-use crate::staging::{Change, Lower, Moves, Record};
+use crate::staging::{Change, Moves};
 use crate::store::attributes::FileAttributes;
 use crate::store::xattrs::Xattrs;
 use crate::store::{
-    Key, ListPage, ListRequest, MAX_KEY_BYTES, ObjectInfo, ObjectVersion, Origin, StoreResult,
+    Key, ListPage, ListRequest, MAX_KEY_BYTES, ObjectInfo, ObjectVersion, StoreResult,
 };
 
 /// How often a listing is made anew since its folder was renamed meanwhile.
 const RENAMED_AT_MOST: u32 = 8;
-/// How often a long listing lets others take the tree's lock, in names.
-const MERGE_LOG_NAMES: usize = 10_000;
+/// A listing of more names is worth a line in the log.
+const MERGE_LOG_NAMES: u64 = 10_000;
 
 /// How many folders a refresh lists at once.
 const REFRESH_AT_ONCE: usize = 8;
@@ -40,238 +39,37 @@ pub(super) struct Refresh {
     pub(super) ended: watch::Receiver<bool>,
     /// Since when somebody waits for it who does not wait for long.
     pub(super) waited_for: Option<Instant>,
+    /// What has come of it.
+    pub(super) arriving: Arc<Arriving>,
+}
+
+impl Refresh {
+    /// Returns it with what is to tell its end: true if it was completed.
+    pub(super) fn new(arriving: Arriving) -> (watch::Sender<bool>, Refresh) {
+        let (sender, ended) = watch::channel(false);
+        let refresh = Refresh {
+            ended,
+            waited_for: None,
+            arriving: Arc::new(arriving),
+        };
+        (sender, refresh)
+    }
 }
 
 impl Fs {
-    /// Makes sure that a folder shows what is known without the network: the saved listing, and
-    /// above it the journal's records. Reads the local disk once per folder.
-    pub(super) fn load_dir(&self, ino: Ino) -> FsResult<String> {
-        let path = {
-            let tree = self.tree.lock();
-            let path = tree.path(ino).ok_or(FsError::NotFound)?;
-            let dir = tree.dir(ino).ok_or(FsError::NotADirectory)?;
-            if dir.loaded {
-                return Ok(path);
-            }
-            path
-        };
-        let begun = self.clock.instant();
-        let lowers = self.journal().moves().lowers(&path);
-        let mut parts = self.saved_parts(&path, &lowers);
-        let changes = self.changes.lock();
-        let uploaded_at = self.tree.lock().dir(ino).and_then(|dir| dir.uploaded_at);
-        if uploaded_at.is_some_and(|at| at >= begun) {
-            // What was confirmed meanwhile is in neither: not yet in the listing that was read, and
-            // not in the journal any more.
-            parts = self.saved_parts(&path, &lowers);
-        }
-        let records = self.journal().records_below(&path);
-        let mut tree = self.tree.lock();
-        if tree.path(ino).as_deref() != Some(&*path)
-            || self.journal().moves().lowers(&path) != lowers
-        {
-            // Renamed meanwhile: all this is about another folder.
-            drop((tree, changes));
-            return self.load_dir(ino);
-        }
-        let Some(dir) = tree.dir_mut(ino) else {
-            return Err(FsError::NotFound);
-        };
-        if std::mem::replace(&mut dir.loaded, true) {
-            return Ok(path);
-        }
-        if let Some((parts, age)) = parts {
-            drop(tree);
-            let begun = begun.checked_sub(age).unwrap_or(begun);
-            let (listing, _) = self.assemble_listing(ino, &path, &parts, begun);
-            tree = self.tree.lock();
-            tree.apply_listing(ino, listing, &self.local_names_in(&path));
-        }
-        if let Err(error) = self.overlay(&mut tree, ino, &path, records) {
-            if let Some(dir) = tree.dir_mut(ino) {
-                dir.loaded = false;
-            }
-            return Err(error);
-        }
-        Ok(path)
-    }
-
-    /// Returns the saved listings of all prefixes that show in a folder, and the age of the oldest;
-    /// `None` if one is missing without which the folder is not whole.
-    fn saved_parts(&self, path: &str, lowers: &[Lower]) -> Option<(Parts, Duration)> {
-        let is_moved = lowers.iter().any(|lower| lower.since.is_some());
-        let (mut parts, mut oldest) = (Vec::new(), Duration::ZERO);
-        for lower in lowers {
-            let Some(mut saved) = self.cache.load_listing(&lower.prefix) else {
-                if lower.since.is_none() && is_moved {
-                    // It was put where none was, but what was uploaded there since is not known.
-                    parts.push(Part::unknown(lower.clone()));
-                    continue;
-                }
-                return None;
-            };
-            if let Some(copies) = &self.local_copies {
-                // Hidden since it was saved.
-                saved.objects.retain(|object| {
-                    object.origin == Origin::Primary || !copies.hidden.contains(&object.version.key)
-                });
-            }
-            let age = self.clock.now().duration_since(saved.saved_at);
-            oldest = oldest.max(age.unwrap_or_default());
-            let emptied = match lower.since {
-                None => self.emptied_folders(path),
-                Some(_) => Vec::new(),
-            };
-            parts.push(Part {
-                hollow: emptied
-                    .iter()
-                    .map(|name| format!("{path}{name}/"))
-                    .collect(),
-                lower: lower.clone(),
-                objects: saved.objects,
-                prefixes: saved.prefixes,
-                complete: true,
-            });
-        }
-        let parts = Parts {
-            parts,
-            aside: Vec::new(),
-            // Whether there is anything aside, only the bucket knows.
-            complete: self.journal().moves().elsewhere(path).is_empty(),
-        };
-        Some((parts, oldest))
-    }
-
-    /// Lays the journal's records over a folder: what is new, renamed or deleted here.
-    ///
-    /// # Errors
-    /// When a staged file cannot be opened for want of descriptors or the like: a folder without a
-    /// name that was acknowledged is worse than none.
-    fn overlay(
-        &self,
-        tree: &mut Tree,
-        ino: Ino,
-        path: &str,
-        mut records: Vec<Record>,
-    ) -> FsResult<()> {
-        let now = self.clock.instant();
-        let moves = self.journal().moves();
-        let is_moved = moves.lowers(path).iter().any(|lower| lower.since.is_some());
-        records.sort_by_key(|record| !matches!(record.change, Change::Delete(_)));
-        for record in records {
-            let key = record.key.as_str();
-            let Some(rest) = below(key, path) else {
-                continue;
-            };
-            match rest.split_once('/') {
-                // A copy for others; the name shows the file of which it is one.
-                None if self.copied_for(&record).is_some() => {}
-                None => self.overlay_file(tree, ino, rest, &record, now)?,
-                Some((name, deeper)) => {
-                    let deleted = matches!(record.change, Change::Delete(_));
-                    if !deleted {
-                        tree.insert_folder(ino, name, now);
-                    } else if deeper.is_empty() && !is_moved {
-                        tree.remove(ino, name, now);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn overlay_file(
-        &self,
-        tree: &mut Tree,
-        parent: Ino,
-        name: &str,
-        record: &Record,
-        now: Instant,
-    ) -> FsResult<()> {
-        if tree
-            .dir(parent)
-            .and_then(|dir| dir.entry(name))
-            .is_some_and(|entry| {
-                tree.inode(entry.ino)
-                    .is_some_and(|inode| inode.state.lock().staged().is_some())
-            })
-        {
-            return Ok(());
-        }
-        let state = match &record.change {
-            Change::Delete(_) => {
-                // The name may show an object that lies elsewhere.
-                let version = tree.version(parent, name);
-                if version.is_some_and(|shown| shown.key.folded() == record.key.folded()) {
-                    tree.remove(parent, name, now);
-                }
-                return Ok(());
-            }
-            Change::Folder { .. } => return Ok(()),
-            Change::Put {
-                file, attributes, ..
-            } => {
-                let file = match self.staging.open_file(*file) {
-                    Ok(file) => file,
-                    // Reported at the start, and parked.
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-                    Err(error) => return Err(error.into()),
-                };
-                let mut meta = tree.defaults.clone();
-                if let Ok(status) = file.file().metadata() {
-                    meta.size = status.len();
-                    meta.mtime = status.modified().unwrap_or(meta.mtime);
-                    meta.ctime = meta.mtime;
-                }
-                let staged = Staged {
-                    file,
-                    writer: Writer::Own,
-                    open: false,
-                    pristine: None,
-                };
-                let mut state = State::new(meta, Content::Staged(staged), now);
-                state.learn(attributes);
-                state
-            }
-            Change::Copy {
-                source,
-                size,
-                attributes,
-            } => {
-                let meta = Meta {
-                    size: *size,
-                    // Shown until the bucket tells another; the time of a rename, not of a mount.
-                    mtime: record.changed_at,
-                    ..tree.defaults.clone()
-                };
-                let remote = Remote {
-                    version: source.clone(),
-                    origin: Origin::Primary,
-                    file: None,
-                };
-                let mut state = State::new(meta, Content::Remote(remote), now);
-                state.learn(attributes);
-                state
-            }
-        };
-        let ino = tree.new_ino();
-        let inode = Arc::new(Inode {
-            ino,
-            kind: Kind::File,
-            state: Mutex::new(state),
-        });
-        tree.insert_file(parent, name, &inode, now);
-        Ok(())
-    }
-
     /// Whether a folder's listing is missing or older than it may be.
     pub(super) fn is_listing_old(&self, ino: Ino) -> bool {
         if ino == Ino::ROOT {
             return false;
         }
+        self.is_listing_older_than(ino, self.listing_ttl(ino))
+    }
+
+    /// Whether a folder's listing is missing or older than that.
+    pub(super) fn is_listing_older_than(&self, ino: Ino, ttl: Duration) -> bool {
         let now = self.clock.instant();
         let listed_at = self.tree.lock().dir(ino).and_then(|dir| dir.listed_at);
-        listed_at.is_none_or(|listed| now.saturating_duration_since(listed) > self.options.list_ttl)
+        listed_at.is_none_or(|listed| now.saturating_duration_since(listed) > ttl)
     }
 
     /// Whether all names of a folder are known, however old the knowledge is.
@@ -284,21 +82,39 @@ impl Fs {
 
     /// Starts a listing of the folder unless one is running; returns when it ends through the
     /// receiver: true if it was completed.
-    pub(super) fn refresh(self: &Arc<Self>, ino: Ino, path: &str) -> watch::Receiver<bool> {
+    pub(super) fn refresh(self: &Arc<Self>, ino: Ino, path: &str) -> Refresh {
+        self.refresh_for(ino, path, true)
+    }
+
+    /// Starts a listing behind a look-up. One of a folder with very many names goes on only if all of
+    /// them are wanted.
+    pub(super) fn refresh_behind(self: &Arc<Self>, ino: Ino, path: &str) {
+        let (is_complete, is_long) = {
+            let tree = self.tree.lock();
+            let dir = tree.dir(ino);
+            dir.map_or((false, false), |dir| (dir.listed_at.is_some(), dir.is_long))
+        };
+        if is_complete || !is_long {
+            self.refresh_for(ino, path, is_complete);
+        }
+    }
+
+    fn refresh_for(self: &Arc<Self>, ino: Ino, path: &str, all: bool) -> Refresh {
         let mut running = self.listings.0.lock();
         if let Some(refresh) = running.get(&ino) {
-            return refresh.ended.clone();
+            if all {
+                refresh.arriving.want();
+            }
+            return refresh.clone();
         }
-        let (sender, receiver) = watch::channel(false);
-        let refresh = Refresh {
-            ended: receiver.clone(),
-            waited_for: None,
-        };
-        running.insert(ino, refresh);
+        let (cache, now) = (self.cache.clone(), self.clock.instant());
+        let arriving = Arriving::new(cache, self.options.names_in_memory, all, now);
+        let (sender, refresh) = Refresh::new(arriving);
+        running.insert(ino, refresh.clone());
         drop(running);
-        let (fs, path) = (self.clone(), path.to_owned());
+        let (fs, path, arriving) = (self.clone(), path.to_owned(), refresh.arriving.clone());
         self.runtime.spawn(async move {
-            let done = fs.list_folder(ino).await;
+            let done = fs.list_folder(ino, &arriving).await;
             match &done {
                 Err(error) if error.is_transient() => log::debug!("listing {path:?}: {error}"),
                 Err(error) => log::warn!("listing {path:?}: {error}"),
@@ -307,7 +123,12 @@ impl Fs {
             fs.listings.0.lock().remove(&ino);
             let _ = sender.send(done.unwrap_or(false));
         });
-        receiver
+        refresh
+    }
+
+    /// Returns the listing of a folder that is under way.
+    pub(super) fn arriving(&self, ino: Ino) -> Option<Refresh> {
+        self.listings.0.lock().get(&ino).cloned()
     }
 
     /// Waits for a fresh listing as long as `patience` says; true if there is one.
@@ -317,7 +138,7 @@ impl Fs {
         path: &str,
         patience: Duration,
     ) -> bool {
-        done_within(self.refresh(ino, path), patience).await
+        done_within(self.refresh(ino, path).ended, patience).await
     }
 
     /// Waits for a fresh listing, all callers together for as long as `patience` says: the kernel lets
@@ -328,7 +149,7 @@ impl Fs {
         path: &str,
         patience: Duration,
     ) -> bool {
-        let ended = self.refresh(ino, path);
+        let ended = self.refresh(ino, path).ended;
         let now = self.clock.instant();
         let since = match self.listings.0.lock().get_mut(&ino) {
             Some(refresh) => *refresh.waited_for.get_or_insert(now),
@@ -345,7 +166,7 @@ impl Fs {
         let patience = self.options.request_deadline;
         let listings = futures::stream::iter(folders).map(async |(ino, path)| {
             // One that is running may have been begun before the change that is looked for.
-            let running = self.listings.0.lock().get(&ino).cloned();
+            let running = self.arriving(ino);
             if let Some(Refresh { mut ended, .. }) = running {
                 let _ = tokio::time::timeout(patience, ended.changed()).await;
             }
@@ -383,19 +204,39 @@ impl Fs {
 
     /// Lists a folder, anew if it was renamed meanwhile; false if it was removed, or renamed all the
     /// time.
-    async fn list_folder(self: &Arc<Self>, ino: Ino) -> StoreResult<bool> {
+    async fn list_folder(
+        self: &Arc<Self>,
+        ino: Ino,
+        arriving: &Arc<Arriving>,
+    ) -> StoreResult<bool> {
         for _ in 0..RENAMED_AT_MOST {
             let Some(path) = self.tree.lock().path(ino) else {
                 return Ok(false);
             };
             let begun = self.clock.instant();
             let moves = self.journal().moves();
-            let parts = self.list_parts(ino, &path, &moves).await?;
+            let (parts, stored) = match self.is_plain(&moves, &path) {
+                false => (self.list_parts(ino, &path, &moves).await?, None),
+                true => match self.list_plain((ino, &path), &moves, arriving).await? {
+                    Some(listed) => listed,
+                    None => {
+                        if let Some(dir) = self.tree.lock().dir_mut(ino) {
+                            dir.is_long = true;
+                        }
+                        return Ok(false);
+                    }
+                },
+            };
             let objects: usize = parts.parts.iter().map(|part| part.objects.len()).sum();
-            if objects > MERGE_LOG_NAMES {
-                log::info!("listed {path:?}: {objects} objects");
+            let names = stored.map_or(objects as u64, |(_, names)| names);
+            if names > MERGE_LOG_NAMES {
+                log::info!("listed {path:?}: {names} names");
             }
-            if self.merge((ino, &path), &moves, &parts, begun) {
+            let merged = match stored {
+                None => Ok(self.merge((ino, &path), &moves, &parts, begun)),
+                Some(stored) => self.merge_paged((ino, &path), &moves, parts, stored, begun),
+            };
+            if merged? {
                 return Ok(true);
             }
         }
@@ -523,7 +364,7 @@ impl Fs {
 }
 
 /// Waits for the end of a listing; true if it was completed.
-async fn done_within(mut ended: watch::Receiver<bool>, patience: Duration) -> bool {
+pub(super) async fn done_within(mut ended: watch::Receiver<bool>, patience: Duration) -> bool {
     // An error of `changed` means that the task has ended: its last word counts.
     let _ = tokio::time::timeout(patience, ended.changed()).await;
     *ended.borrow()

@@ -4,9 +4,10 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::arriving::Known;
 use super::attr::{Attr, Ino, Kind};
 use super::inode::Listed;
-use super::listing::listed_from_info;
+use super::listing::{done_within, listed_from_info};
 use super::name::{self, fold};
 use super::{Fs, LOOKUP_DEADLINE, REFRESH_PATIENCE};
 use crate::cache::HeldObject;
@@ -85,7 +86,7 @@ impl Fs {
         let path = self.load_dir(parent)?;
         if let Some(attr) = self.lookup_known(parent, name) {
             if self.is_listing_old(parent) {
-                self.refresh(parent, &path);
+                self.refresh_behind(parent, &path);
             }
             return Ok(attr);
         }
@@ -94,11 +95,16 @@ impl Fs {
             return Ok(attr);
         }
         if self.is_listing_complete(parent) {
-            if self.is_listing_old(parent) && self.is_reachable() {
+            if !self.is_listing_older_than(parent, self.options.list_ttl) || !self.is_reachable() {
+                return Err(FsError::NotFound);
+            }
+            if !self.is_paged(parent) {
                 self.refreshed_soon(parent, &path, LOOKUP_PATIENCE).await;
                 return self.lookup_known(parent, name).ok_or(FsError::NotFound);
             }
-            return Err(FsError::NotFound);
+            // A listing of all its names takes too long.
+        } else if self.show_arrived(parent, name) {
+            return self.lookup_known(parent, name).ok_or(FsError::NotFound);
         }
         self.lookup_remote(parent, &path, name).await
     }
@@ -156,7 +162,7 @@ impl Fs {
         }
         // The kernel holds the folder's lock meanwhile: only the one name is asked for, and the
         // whole listing comes behind.
-        self.refresh(parent, path);
+        self.refresh_behind(parent, path);
         let begun = self.clock.instant();
         let asked = tokio::time::timeout(LOOKUP_DEADLINE, self.ask_as_it_is(parent, path, name));
         let asked = asked.await.unwrap_or_else(|_| {
@@ -308,6 +314,29 @@ impl Fs {
         }
     }
 
+    /// Shows a name of a listing that is under way, if it has come by now; false if nobody knows yet
+    /// whether there is such a name.
+    pub(super) fn show_arrived(&self, parent: Ino, name: &str) -> bool {
+        let known = self
+            .arriving(parent)
+            .map(|refresh| refresh.arriving.name(&fold(name)));
+        let entry = match known {
+            Some(Known::File(entry)) => entry,
+            Some(Known::Nothing) => return true,
+            Some(Known::NotYet) | None => return false,
+        };
+        let moves = self.journal().moves();
+        let shows = |listed: &Listed| !self.is_spoken_for(&moves, &listed.version);
+        let Some(listed) = entry.listed.filter(|listed| shows(listed)) else {
+            return true;
+        };
+        let mut tree = self.tree.lock();
+        if tree.dir(parent).is_some_and(|dir| !dir.was_changed(name)) {
+            tree.insert_listed(parent, &entry.spelling, *listed);
+        }
+        true
+    }
+
     /// The bucket does not answer: what is cached is served, what is not known is an error.
     fn lookup_offline(&self, parent: Ino, path: &str, name: &str) -> FsResult<Attr> {
         if let Some(attr) = self.lookup_known(parent, name) {
@@ -384,18 +413,25 @@ impl Fs {
         }
         let complete = self.is_listing_complete(ino);
         let patience = match (complete, self.is_reachable()) {
-            (true, false) => {
-                self.refresh(ino, path);
+            (true, true) if !self.is_paged(ino) => {
+                self.refreshed_soon(ino, path, REFRESH_PATIENCE).await;
                 return Ok(());
             }
-            (true, true) => {
-                self.refreshed_soon(ino, path, REFRESH_PATIENCE).await;
+            (true, _) => {
+                self.refresh(ino, path);
                 return Ok(());
             }
             (false, true) => self.options.request_deadline,
             (false, false) => LOOKUP_DEADLINE,
         };
-        match self.refreshed(ino, path, patience).await {
+        let refresh = self.refresh(ino, path);
+        let mut progress = refresh.arriving.progress();
+        let is_shown = tokio::select! {
+            done = done_within(refresh.ended, patience) => done,
+            // It is read as it arrives.
+            Ok(_) = progress.wait_for(|pages| *pages > 0) => true,
+        };
+        match is_shown {
             true => Ok(()),
             false => self.show_held(ino, path),
         }

@@ -17,7 +17,7 @@ use super::listing::below;
 use super::name::{self, fold};
 use super::tree::Listing;
 use crate::staging::{Lower, Moves};
-use crate::store::ranges::list_folder;
+use crate::store::ranges::FolderListing;
 use crate::store::{ListRequest, ListedObject, ObjectVersion, StoreResult};
 
 /// How many pages are looked at to find out whether a folder holds anything that was not deleted
@@ -48,6 +48,16 @@ impl Part {
             complete: false,
             hollow: HashSet::new(),
         }
+    }
+
+    /// Ranges end in any order; saved listings are searched by name.
+    pub(super) fn sort(&mut self) {
+        let key = |object: &ListedObject| object.version.key.clone();
+        self.objects
+            .sort_by(|a, b| a.version.key.cmp(&b.version.key));
+        self.objects.dedup_by_key(|object| key(object));
+        self.prefixes.sort();
+        self.prefixes.dedup();
     }
 }
 
@@ -196,11 +206,7 @@ impl Fs {
         for lower in moves.lowers(path) {
             listed.parts.push(self.list_lower(ino, lower).await?);
         }
-        for (name, source) in moves.elsewhere(path) {
-            if self.holds_anything(source.as_str()).await? {
-                listed.aside.push(name);
-            }
-        }
+        listed.aside = self.aside(path, moves).await?;
         Ok(listed)
     }
 
@@ -209,26 +215,36 @@ impl Fs {
         let mut part = Part::unknown(lower);
         part.complete = true;
         let prefix = part.lower.prefix.clone();
-        let list = |request| self.list_page(request);
-        list_folder(&prefix, list, |page| {
+        let mut listing = FolderListing::new(&prefix, |request| self.list_page(request));
+        while let Some(page) = listing.next().await? {
             part.complete &= !page.incomplete;
             part.objects.extend(page.objects);
             part.prefixes.extend(page.prefixes);
-        })
-        .await?;
-        // Ranges end in any order; saved listings are searched by name.
-        let key = |object: &ListedObject| object.version.key.clone();
-        part.objects
-            .sort_by(|a, b| a.version.key.cmp(&b.version.key));
-        part.objects.dedup_by_key(|object| key(object));
-        part.prefixes.sort();
-        part.prefixes.dedup();
-        for prefix in self.doubtful_folders(ino, &part) {
+        }
+        part.sort();
+        self.find_hollow(ino, &mut part).await?;
+        Ok(part)
+    }
+
+    /// Finds the subfolders below which nothing is left.
+    pub(super) async fn find_hollow(&self, ino: Ino, part: &mut Part) -> StoreResult<()> {
+        for prefix in self.doubtful_folders(ino, part) {
             if !self.holds_anything(&prefix).await? {
                 part.hollow.insert(prefix);
             }
         }
-        Ok(part)
+        Ok(())
+    }
+
+    /// Returns the folders that show in a folder and are in none of the listings that do.
+    pub(super) async fn aside(&self, path: &str, moves: &Moves) -> StoreResult<Vec<String>> {
+        let mut aside = Vec::new();
+        for (name, source) in moves.elsewhere(path) {
+            if self.holds_anything(source.as_str()).await? {
+                aside.push(name);
+            }
+        }
+        Ok(aside)
     }
 
     /// Returns the subfolders in which something was deleted here, while nothing else says whether

@@ -8,6 +8,7 @@
 //! the staging area and the journal. `changes` is held over the journal's commit, so that names
 //! and journal change in the same order; the others are held for memory only.
 
+mod arriving;
 pub mod attr;
 mod burst;
 mod change;
@@ -26,6 +27,7 @@ mod inode;
 mod link;
 mod link_copies;
 mod listing;
+mod load;
 pub mod local;
 mod locked;
 mod lookup;
@@ -34,6 +36,7 @@ mod moved;
 mod name;
 mod open;
 mod orphans;
+mod paged;
 pub mod passthrough;
 pub mod pins;
 mod projects;
@@ -49,6 +52,7 @@ mod tree;
 mod undo;
 pub mod xattr;
 
+pub use self::directory::Window;
 pub use self::expiry::TrashSize;
 pub use self::held::LocalCopies;
 pub use self::open::OpenFlags;
@@ -87,6 +91,8 @@ const LOOKUP_DEADLINE: Duration = Duration::from_secs(2);
 const REFRESH_PATIENCE: Duration = Duration::from_secs(1);
 /// How long after a failure the bucket counts as unreachable, so that not every caller waits.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(5);
+/// So many files of a folder are held in memory: some hundred bytes each.
+pub const NAMES_IN_MEMORY: usize = 10_000;
 
 /// What the file system needs to know.
 pub struct FsOptions {
@@ -103,6 +109,8 @@ pub struct FsOptions {
     pub samples_dir: PathBuf,
     /// How long listings and attributes are trusted.
     pub list_ttl: Duration,
+    /// Folders with more files are read from the cache's index ([`NAMES_IN_MEMORY`]).
+    pub names_in_memory: usize,
     /// How long a caller waits for the bucket, counted from the last sign of progress.
     pub request_deadline: Duration,
     /// The most that is brought for a project that is opened; 0: nothing.

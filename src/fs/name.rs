@@ -1,12 +1,11 @@
 //! Names: what may be a file name here, and the keys that names make.
 
-use std::borrow::Cow;
 use std::ffi::OsStr;
-
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::error::{FsError, FsResult};
 use crate::store::Key;
+
+pub(super) use crate::store::fold;
 
 /// The longest file name Linux programs can use, in bytes (`NAME_MAX`).
 pub(super) const MAX_NAME_BYTES: usize = 255;
@@ -21,14 +20,6 @@ pub(super) fn check(name: &OsStr) -> FsResult<&str> {
         return Err(FsError::InvalidName("empty, '.', '..' or with '/' or NUL"));
     }
     Ok(name)
-}
-
-/// Returns the form in which names are compared: Unicode NFC, as R2 compares keys.
-pub(super) fn fold(name: &str) -> Cow<'_, str> {
-    match is_nfc_quick(name.chars()) {
-        IsNormalized::Yes => Cow::Borrowed(name),
-        _ => Cow::Owned(name.nfc().collect()),
-    }
 }
 
 /// Returns the key of a file in a folder; `folder` is a key prefix that is empty or ends in `/`.
@@ -75,6 +66,7 @@ pub(super) fn is_volume_side_file(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;

@@ -1,7 +1,7 @@
 //! Saved listings follow our own changes: what a start finds must show what the bucket holds, also
 //! when the journal does not speak of it any more and the bucket cannot be asked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::Fs;
 use super::link_copies::size_of;
@@ -21,15 +21,7 @@ impl Fs {
             Some(etag) => Holds::Object(self.listed_now(record, etag)),
             None => Holds::Nothing,
         };
-        let mut amendments = vec![amendment(folder, name, holds)];
-        // A listing may have the name in the spelling that was uploaded before.
-        let folded = record.key.folded();
-        if let Some(other) = folded.as_str().strip_prefix(folder)
-            && other != name
-        {
-            amendments.push(amendment(folder, other, Holds::Nothing));
-        }
-        self.cache.amend_listings(&amendments);
+        self.cache.amend_listings(&[amendment(folder, name, holds)]);
         match now_holds {
             Some(_) => self.show_folders_above(folder),
             None => self.hide_empty_folders_above(folder, name.is_empty()),
@@ -62,6 +54,15 @@ impl Fs {
         }
         folders.retain(|name| self.is_emptied(&format!("{path}{name}/"), &deleted));
         folders.into_iter().collect()
+    }
+
+    /// Returns those folders as prefixes.
+    pub(super) fn hollow_folders(&self, path: &str) -> HashSet<String> {
+        let emptied = self.emptied_folders(path);
+        emptied
+            .iter()
+            .map(|name| format!("{path}{name}/"))
+            .collect()
     }
 
     fn is_emptied(&self, folder: &str, deleted: &BTreeSet<Key>) -> bool {
@@ -124,7 +125,7 @@ fn is_there(tree: &Tree, above: &str, path: &str) -> Option<bool> {
         .then(|| tree.find(path).is_some())
 }
 
-fn amendment(folder: &str, name: &str, holds: Holds) -> Amendment {
+pub(super) fn amendment(folder: &str, name: &str, holds: Holds) -> Amendment {
     Amendment {
         folder: folder.into(),
         name: name.into(),

@@ -90,6 +90,7 @@ impl Bench {
             delete_limit: Some(3),
             samples_dir: path("samples"),
             list_ttl: Duration::from_secs(30),
+            names_in_memory: NAMES_IN_MEMORY,
             request_deadline: Duration::from_secs(5),
             warm_bytes: 0,
             mountpoint: path("mnt"),
@@ -154,7 +155,7 @@ impl Bench {
         self.clock.advance(Duration::from_secs(31));
         let layers = self.layers();
         let fh = self.run(self.fs.opendir(layers)).unwrap();
-        let names = self.run(self.fs.readdir(layers, fh, 0)).unwrap();
+        let names = self.run(self.fs.read_all(layers, fh)).unwrap();
         self.fs.releasedir(fh);
         let names = names.iter().skip(2);
         names
@@ -382,9 +383,8 @@ fn a_name_removed_here_stays_away_while_the_bucket_has_it() {
     // The folder was never listed: the names come from look-ups alone.
     let layers = bench.layers();
     let held = bench.fs.listings.0.lock().insert(layers, {
-        let (_, ended) = tokio::sync::watch::channel(false);
-        let waited_for = None;
-        listing::Refresh { ended, waited_for }
+        let arriving = arriving::Arriving::new(bench.fs.cache.clone(), 1, false, Instant::now());
+        listing::Refresh::new(arriving).1
     });
     assert!(held.is_none());
     bench.lookup("a").unwrap();

@@ -8,14 +8,16 @@
 mod known;
 mod links;
 mod merge;
+mod paged;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
 
 pub(super) use merge::{Listing, Stale};
+pub(super) use paged::{Paged, entry_of};
 
 use super::attr::{Ino, Kind};
 use super::inode::{Content, Inode, Listed, Meta, Remote, State};
@@ -55,7 +57,12 @@ pub(super) struct Place {
 /// A folder's names.
 #[derive(Default)]
 pub(super) struct Dir {
+    /// By their names in the folded form.
     entries: BTreeMap<Box<str>, Entry>,
+    /// What lies below the entries, if they are not all.
+    pub(super) paged: Option<Paged>,
+    /// Names (folded) that do not show what lies below.
+    gone: HashSet<Box<str>>,
     /// Names that were changed here, with the time: a listing begun before does not count for them.
     recent: HashMap<Box<str>, Instant>,
     /// When the listing that the entries come from was begun; `None` if they are not complete.
@@ -64,6 +71,8 @@ pub(super) struct Dir {
     pub(super) loaded: bool,
     /// When the last change of our own below it was done in the bucket.
     pub(super) uploaded_at: Option<Instant>,
+    /// Whether it has so many names that they are not listed behind a look-up.
+    pub(super) is_long: bool,
     /// Whether its kept attributes have been given to its inode.
     pub(super) attributes_known: bool,
     /// Its marker objects: under its own key, and those that came with it from where it was.
@@ -80,7 +89,7 @@ pub(super) struct Entry {
     /// File or folder.
     pub(super) kind: Kind,
     /// What is known of a file that is not in memory as an inode.
-    listed: Option<Box<Listed>>,
+    pub(super) listed: Option<Box<Listed>>,
 }
 
 impl Tree {
@@ -168,30 +177,13 @@ impl Tree {
     }
 
     fn key_at(&self, place: &Place) -> Option<Key> {
-        let entry = self.dirs.get(&place.parent)?.entries.get(&place.name)?;
+        let entry = self.dirs.get(&place.parent)?.entry_folded(&place.name)?;
         let slash = if entry.kind == Kind::Folder { "/" } else { "" };
         Key::new(&format!(
             "{}{}{slash}",
             self.path(place.parent)?,
             entry.spelling
         ))
-    }
-
-    /// Finds what a key names, as far as its folders are known.
-    pub(super) fn find(&self, key: &str) -> Option<(Ino, &Entry)> {
-        let mut parent = Ino::ROOT;
-        let mut rest = key.strip_suffix('/').unwrap_or(key);
-        loop {
-            let (name, deeper) = match rest.split_once('/') {
-                Some((name, deeper)) => (name, Some(deeper)),
-                None => (rest, None),
-            };
-            let entry = self.dirs.get(&parent)?.entries.get(&*fold(name))?;
-            match deeper {
-                None => return Some((parent, entry)),
-                Some(deeper) => (parent, rest) = (entry.ino, deeper),
-            }
-        }
     }
 
     /// Has the listings of a folder, of the one above and of all below count as being no newer than
@@ -224,7 +216,7 @@ impl Tree {
                 dir.recent.insert((&*folded).into(), now);
             }
             dir.uploaded_at = Some(now);
-            let Some(entry) = dir.entries.get(&*folded) else {
+            let Some(entry) = dir.entry_folded(&folded) else {
                 return;
             };
             parent = entry.ino;
@@ -234,6 +226,7 @@ impl Tree {
     /// Looks a name up and brings its inode into memory, without raising the lookup count.
     pub(super) fn materialise(&mut self, parent: Ino, name: &str) -> Option<Arc<Inode>> {
         let folded = fold(name);
+        self.page_in(parent, &folded);
         let entry = self.dirs.get_mut(&parent)?.entries.get_mut(&*folded)?;
         let ino = entry.ino;
         if let Some(node) = self.nodes.get(&ino) {
@@ -327,9 +320,13 @@ impl Tree {
         drop(state);
         if let Some((place, listed)) = listed
             && let Some(dir) = self.dirs.get_mut(&place.parent)
-            && let Some(entry) = dir.entries.get_mut(&place.name)
         {
-            entry.listed = Some(Box::new(listed));
+            if dir.is_below(&place.name, &listed) {
+                dir.entries.remove(&place.name);
+                dir.gone.remove(&place.name);
+            } else if let Some(entry) = dir.entries.get_mut(&place.name) {
+                entry.listed = Some(Box::new(listed));
+            }
         }
         self.nodes.remove(&ino);
     }
@@ -412,9 +409,10 @@ impl Tree {
     /// Takes a name out; its inode lives on without a name.
     pub(super) fn remove(&mut self, parent: Ino, name: &str, now: Instant) -> Option<Ino> {
         let folded = fold(name);
+        self.page_in(parent, &folded);
         let dir = self.dirs.get_mut(&parent)?;
         dir.recent.insert((&*folded).into(), now);
-        let entry = dir.entries.remove(&*folded)?;
+        let entry = dir.take(&folded)?;
         self.note_respelled(parent, name, &entry.spelling);
         let lost = Place {
             parent,
@@ -433,9 +431,10 @@ impl Tree {
         now: Instant,
     ) -> Option<()> {
         let folded = fold(from.1);
+        self.page_in(from.0, &folded);
         let dir = self.dirs.get_mut(&from.0)?;
         dir.recent.insert((&*folded).into(), now);
-        let mut entry = dir.entries.remove(&*folded)?;
+        let mut entry = dir.take(&folded)?;
         let ino = entry.ino;
         self.note_respelled(from.0, from.1, &entry.spelling);
         entry.spelling = to.1.into();
@@ -443,6 +442,9 @@ impl Tree {
             parent: from.0,
             name: (&*folded).into(),
         };
+        if entry.kind == Kind::Folder {
+            self.page_in_all(ino);
+        }
         let place = self.insert_entry(to.0, to.1, entry, now);
         self.move_place(ino, &former, place);
         Some(())
@@ -450,10 +452,15 @@ impl Tree {
 
     /// Two names change what they stand for; each keeps its spelling.
     pub(super) fn exchange(&mut self, a: (Ino, &str), b: (Ino, &str), now: Instant) {
-        let find = |tree: &Tree, (ino, name): (Ino, &str)| {
-            tree.dir(ino).and_then(|dir| dir.entry(name)).cloned()
+        let mut find = |(parent, name): (Ino, &str)| {
+            self.page_in(parent, &fold(name));
+            let entry = self.dir(parent)?.entry(name)?.into_owned();
+            if entry.kind == Kind::Folder {
+                self.page_in_all(entry.ino);
+            }
+            Some(entry)
         };
-        let (Some(one), Some(other)) = (find(self, a), find(self, b)) else {
+        let (Some(one), Some(other)) = (find(a), find(b)) else {
             return;
         };
         let place = |parent, entry: &Entry| Place {
@@ -552,16 +559,6 @@ impl Tree {
 }
 
 impl Dir {
-    /// Returns what a name stands for.
-    pub(super) fn entry(&self, name: &str) -> Option<&Entry> {
-        self.entries.get(&*fold(name))
-    }
-
-    /// Returns all names in order.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values()
-    }
-
     /// Returns the tag of the marker object under a key.
     pub(super) fn marker(&self, key: &Key) -> Option<ETag> {
         let found = self.markers.iter().find(|marker| marker.key == *key);
@@ -579,13 +576,13 @@ impl Dir {
         self.recent.contains_key(&*fold(name))
     }
 
+    /// Returns the names (folded) that were changed here since the folder was last listed.
+    pub(super) fn recent_names(&self) -> impl Iterator<Item = &str> {
+        self.recent.keys().map(|name| &**name)
+    }
+
     /// Returns when a name was last changed or confirmed here, if that is not long ago.
     pub(super) fn changed_at(&self, name: &str) -> Option<Instant> {
         self.recent.get(&*fold(name)).copied()
-    }
-
-    /// Whether it holds nothing.
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 }

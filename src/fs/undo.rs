@@ -6,6 +6,7 @@
 
 mod choice;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -273,7 +274,10 @@ impl Fs {
             self.load_dir(at)?;
             let _changes = self.changes.lock();
             let mut tree = self.tree.lock();
-            let found = tree.dir(at).and_then(|dir| dir.entry(name)).cloned();
+            let found = tree
+                .dir(at)
+                .and_then(|dir| dir.entry(name))
+                .map(Cow::into_owned);
             at = match found {
                 Some(entry) if entry.kind == Kind::Folder => entry.ino,
                 Some(_) => return Err(FsError::NotADirectory),

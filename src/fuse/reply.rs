@@ -1,6 +1,6 @@
 //! Our answers in the kernel's terms.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyCreate,
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::error::FsError;
 use crate::fs::attr::{Attr, DirEntry, Ino, Kind};
 use crate::fs::passthrough::IoChoice;
-use crate::fs::{Fs, Opened};
+use crate::fs::{Fs, Opened, Window};
 
 /// How often calls are told of that fail because the bucket does not answer: while it is away, that
 /// may be all of them.
@@ -77,47 +77,70 @@ pub(super) fn looked_up(reply: ReplyEntry, found: Result<(Duration, Attr), Errno
     }
 }
 
-fn entries_from(names: &[DirEntry], offset: u64) -> impl Iterator<Item = (u64, &DirEntry)> {
-    let from = usize::try_from(offset)
+fn entries_from(window: &Window, offset: u64) -> impl Iterator<Item = (u64, &DirEntry)> {
+    let from = offset.saturating_sub(window.first);
+    let from = usize::try_from(from)
         .unwrap_or(usize::MAX)
-        .min(names.len());
-    names[from..]
-        .iter()
-        .enumerate()
-        .map(move |(n, entry)| ((from + n + 1) as u64, entry))
+        .min(window.names.len());
+    let next = window.first + from as u64 + 1;
+    (next..).zip(&window.names[from..])
 }
 
 pub(super) fn names_with_attributes(
     fs: &Fs,
     parent: Ino,
-    names: &[DirEntry],
+    window: &Window,
     offset: u64,
     mut reply: ReplyDirectoryPlus,
 ) {
-    for (next, entry) in entries_from(names, offset) {
+    for (next, entry) in entries_from(window, offset) {
         // The kernel takes no lookup for the two dots.
         let dot = entry.name == "." || entry.name == "..";
         let attr = match dot {
             true => fs.getattr(entry.ino, None).ok(),
             false => fs.entry_attr(parent, entry),
         };
-        let Some(attr) = attr else { continue };
-        let (ino, ttl) = (INodeNo(attr.ino.0), fs.ttl(attr.ino));
+        // Gone since it was read. Where all of a window are, an empty answer would end the reading.
+        let (ino, attr) = match attr {
+            Some(attr) => (attr.ino, attr),
+            None => (NO_INODE, no_attributes(entry)),
+        };
+        let ttl = fs.ttl(ino);
         if reply.add(
-            ino,
+            INodeNo(ino.0),
             next,
             &entry.name,
             &ttl,
             &file_attr(&attr),
             Generation(0),
         ) {
-            if !dot {
-                fs.forget(attr.ino, 1);
+            if !dot && ino != NO_INODE {
+                fs.forget(ino, 1);
             }
             break;
         }
     }
     reply.ok();
+}
+
+/// Tells the kernel that a name comes without attributes (`fuse_direntplus_link` in fs/fuse/readdir.c).
+const NO_INODE: Ino = Ino(0);
+
+fn no_attributes(entry: &DirEntry) -> Attr {
+    Attr {
+        ino: NO_INODE,
+        kind: entry.kind,
+        size: 0,
+        blocks: 0,
+        atime: SystemTime::UNIX_EPOCH,
+        mtime: SystemTime::UNIX_EPOCH,
+        ctime: SystemTime::UNIX_EPOCH,
+        mode: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+    }
 }
 
 fn cached_flags(keep_pages: bool) -> FopenFlags {
@@ -164,8 +187,8 @@ pub(super) fn created(reply: ReplyCreate, ttl: &Duration, attr: &Attr, opened: O
 }
 
 /// Answers with the names of a folder, as many as fit.
-pub(super) fn names(names: &[DirEntry], offset: u64, mut reply: ReplyDirectory) {
-    for (next, entry) in entries_from(names, offset) {
+pub(super) fn names(window: &Window, offset: u64, mut reply: ReplyDirectory) {
+    for (next, entry) in entries_from(window, offset) {
         let ino = INodeNo(entry.ino.0);
         if reply.add(ino, next, file_type(entry.kind), &entry.name) {
             break;

@@ -30,7 +30,7 @@ use crate::control::{
     UploadStatus, selects,
 };
 use crate::fs::pins::Keeper;
-use crate::fs::{Fs, FsOptions, FsParts, LocalCopies, SnapshotOptions};
+use crate::fs::{Fs, FsOptions, FsParts, LocalCopies, NAMES_IN_MEMORY, SnapshotOptions};
 use crate::fuse::{DeviceRegistrar, Fuse};
 use crate::metrics::{FileOperations, Operations, Requests};
 use crate::staging::{Identity, JournalError, Seq, Staging};
@@ -77,6 +77,7 @@ pub(super) fn assemble(
         delete_limit: config.delete_limit,
         samples_dir: config.samples_dir.clone(),
         list_ttl: config.list_ttl,
+        names_in_memory: NAMES_IN_MEMORY,
         request_deadline: config.request_deadline,
         warm_bytes: config.warm_bytes,
         mountpoint: mountpoint.to_owned(),

@@ -19,6 +19,7 @@ use self::bucket::Objects;
 use self::plain::{Answer, Plain, Shown};
 use self::world::{World, image};
 use crate::error::FsResult;
+use crate::fs::NAMES_IN_MEMORY;
 use crate::staging::crash_point;
 
 const COLLECTIONS: [&str; 2] = ["layers", "projects"];
@@ -92,18 +93,21 @@ fn any_step() -> impl Strategy<Value = Step> {
 
 struct Case {
     objects: Objects,
+    /// None where every folder is read from the index.
+    names_in_memory: usize,
     world: Option<World>,
     plain: Plain,
 }
 
 impl Case {
-    fn new() -> Case {
+    fn new(names_in_memory: usize) -> Case {
         // A case before that failed may have left one.
         crash_point::watch(None);
         let objects = Objects::default();
-        let world = World::open(tempfile::tempdir().unwrap(), &objects);
+        let world = World::open(tempfile::tempdir().unwrap(), &objects, names_in_memory);
         Case {
             objects,
+            names_in_memory,
             world: Some(world),
             plain: Plain::default(),
         }
@@ -137,7 +141,7 @@ impl Case {
         }
         let dir = self.world().dir.path().to_owned();
         assert_eq!(
-            shown_after_kill(&dir, &self.objects),
+            shown_after_kill(&dir, &self.objects, self.names_in_memory),
             after,
             "after the answer and a kill"
         );
@@ -146,8 +150,9 @@ impl Case {
     /// Opens what a kill would leave at each crash point from now on.
     fn watch(&self, dir: &Path, before: Shown, after: Shown) {
         let (dir, objects) = (dir.to_owned(), self.objects.clone());
+        let names_in_memory = self.names_in_memory;
         crash_point::watch(Some(Box::new(move |what| {
-            let shown = shown_after_kill(&dir, &objects);
+            let shown = shown_after_kill(&dir, &objects, names_in_memory);
             assert!(
                 shown == before || shown == after,
                 "a kill {what} leaves {shown:?}, neither {before:?} nor {after:?}"
@@ -208,7 +213,7 @@ impl Case {
         if !with_cache {
             let _ = std::fs::remove_dir_all(dir.path().join("cache"));
         }
-        self.world = Some(World::open(dir, &self.objects));
+        self.world = Some(World::open(dir, &self.objects, self.names_in_memory));
     }
 
     /// Everything is uploaded, and then known from the bucket alone.
@@ -223,16 +228,17 @@ impl Case {
             self.plain.files(),
             "the bucket; {queue}"
         );
-        let empty = World::open(tempfile::tempdir().unwrap(), &self.objects);
+        let dir = tempfile::tempdir().unwrap();
+        let empty = World::open(dir, &self.objects, self.names_in_memory);
         assert_eq!(empty.shown(), self.plain.shown(), "a mount elsewhere");
     }
 }
 
 /// Opens what a kill would leave now. On a thread of its own, since this one may be in the middle
 /// of an operation.
-fn shown_after_kill(dir: &Path, objects: &Objects) -> Shown {
+fn shown_after_kill(dir: &Path, objects: &Objects, names_in_memory: usize) -> Shown {
     let copy = image(dir);
-    let open = || World::open(copy, objects).shown();
+    let open = || World::open(copy, objects, names_in_memory).shown();
     std::thread::scope(|scope| scope.spawn(open).join()).unwrap()
 }
 
@@ -328,9 +334,10 @@ proptest! {
 
     #[test]
     fn a_kill_at_any_moment_loses_and_resurrects_nothing(
-        steps in prop::collection::vec(any_step(), 1..40)
+        steps in prop::collection::vec(any_step(), 1..40),
+        is_paged in any::<bool>(),
     ) {
-        let mut case = Case::new();
+        let mut case = Case::new(if is_paged { 0 } else { NAMES_IN_MEMORY });
         for step in steps.iter().flat_map(single) {
             case.step(&step);
         }

@@ -11,10 +11,8 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
-
 use super::record::Edit;
-use crate::store::Key;
+use crate::store::{Key, fold};
 
 /// The objects below one prefix of the bucket show below another, and are to be moved there.
 #[derive(Clone, Debug, PartialEq)]
@@ -295,13 +293,6 @@ impl Moves {
                 fold(&format!("{}{below}", outer.target)).into_owned()
             }
         })
-    }
-}
-
-fn fold(text: &str) -> Cow<'_, str> {
-    match is_nfc_quick(text.chars()) {
-        IsNormalized::Yes => Cow::Borrowed(text),
-        _ => Cow::Owned(text.nfc().collect()),
     }
 }
 

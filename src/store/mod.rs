@@ -17,6 +17,7 @@ pub mod retry;
 pub mod trash;
 pub mod xattrs;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -63,9 +64,9 @@ impl Key {
     /// Returns the form in which R2 compares keys: Unicode NFC (R2:
     /// reference/unicode-interoperability).
     pub fn folded(&self) -> Key {
-        match is_nfc_quick(self.0.chars()) {
-            IsNormalized::Yes => self.clone(),
-            _ => Key(self.0.nfc().collect::<String>().into()),
+        match fold(&self.0) {
+            Cow::Borrowed(_) => self.clone(),
+            Cow::Owned(folded) => Key(folded.into()),
         }
     }
 
@@ -85,6 +86,15 @@ impl Key {
     /// Whether this is the marker of a folder (`name/`).
     pub fn is_folder_marker(&self) -> bool {
         self.0.ends_with('/')
+    }
+}
+
+/// Returns the form in which names are compared: Unicode NFC, as R2 compares keys (R2:
+/// reference/unicode-interoperability).
+pub fn fold(name: &str) -> Cow<'_, str> {
+    match is_nfc_quick(name.chars()) {
+        IsNormalized::Yes => Cow::Borrowed(name),
+        _ => Cow::Owned(name.nfc().collect()),
     }
 }
 

@@ -5,15 +5,14 @@
 //! Where to cut is a guess from the characters that the names have, and from how far a page reaches; a
 //! bad guess costs a request that finds nothing, never a name.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use unicode_normalization::UnicodeNormalization;
+use futures::{FutureExt, StreamExt};
 
-use super::{ListPage, ListRequest, StoreError, StoreResult};
+use super::{ListPage, ListRequest, StoreError, StoreResult, fold};
 
 /// A folder of fewer pages is listed one after the other: cutting costs requests.
 const PLAIN_PAGES: usize = 3;
@@ -30,30 +29,52 @@ const PLACES: usize = 64;
 /// Where only some of these were seen, the others are taken to come as well.
 const SERIES: [RangeInclusive<u8>; 3] = [b'0'..=b'9', b'a'..=b'f', b'A'..=b'F'];
 
-/// Lists a folder page by page, in no order across ranges. A name that the store sorts otherwise
-/// than by its bytes may be given twice.
-///
-/// # Errors
-/// The first error of a page ends it all.
-pub async fn list_folder<F>(
-    prefix: &str,
-    list: impl Fn(ListRequest) -> F,
-    mut take: impl FnMut(ListPage),
-) -> StoreResult<()>
+/// The listing of a folder, page by page, in no order across ranges. A name that the store sorts
+/// otherwise than by its bytes may be given twice.
+pub struct FolderListing<'a, L> {
+    list: L,
+    ranges: Ranges<'a>,
+    under_way: FuturesUnordered<BoxFuture<'a, (usize, StoreResult<ListPage>)>>,
+}
+
+impl<'a, L, F> FolderListing<'a, L>
 where
-    F: Future<Output = StoreResult<ListPage>>,
+    L: Fn(ListRequest) -> F,
+    F: Future<Output = StoreResult<ListPage>> + Send + 'a,
 {
-    let mut ranges = Ranges::new(prefix);
-    let mut under_way = FuturesUnordered::new();
-    loop {
-        while let Some((number, request)) = ranges.next() {
-            let asked = list(request);
-            under_way.push(async move { (number, asked.await) });
+    /// Begins to list what lies directly below `prefix`, each page by a call of `list`.
+    pub fn new(prefix: &'a str, list: L) -> Self {
+        FolderListing {
+            list,
+            ranges: Ranges::new(prefix),
+            under_way: FuturesUnordered::new(),
         }
-        let Some((number, answer)) = under_way.next().await else {
-            return Ok(());
+    }
+
+    /// Returns the next page that arrives; `None` after the last.
+    ///
+    /// # Errors
+    /// The first error of a page ends it all.
+    pub async fn next(&mut self) -> StoreResult<Option<ListPage>> {
+        while let Some((number, request)) = self.ranges.next() {
+            let asked = (self.list)(request);
+            let numbered = async move { (number, asked.await) };
+            self.under_way.push(numbered.boxed());
+        }
+        let Some((number, answer)) = self.under_way.next().await else {
+            return Ok(None);
         };
-        take(ranges.arrived(number, answer)?);
+        self.ranges.arrived(number, answer).map(Some)
+    }
+
+    /// Whether the last page has been given.
+    pub fn has_ended(&self) -> bool {
+        self.ranges.ranges.iter().all(|range| range.done)
+    }
+
+    /// Returns the key up to which all has arrived; `None` while that is nothing, and at the end.
+    pub fn arrived_to(&self) -> Option<&str> {
+        self.ranges.arrived_to()
     }
 }
 
@@ -112,6 +133,11 @@ impl<'a> Ranges<'a> {
             max_keys: None,
         };
         Some((number, request))
+    }
+
+    fn arrived_to(&self) -> Option<&str> {
+        let open = self.ranges.iter().filter(|range| !range.done);
+        open.map(|range| range.after.as_deref()).min().flatten()
     }
 
     /// Cuts the widest range that can be cut; returns the number of its upper half.
@@ -213,19 +239,12 @@ impl<'a> Ranges<'a> {
 /// Whether a name comes after another in whichever order the store has: R2 compares normal forms, a
 /// disk bytes.
 fn is_above(name: &str, other: &str) -> bool {
-    name > other || *folded(name) > *folded(other)
+    name > other || *fold(name) > *fold(other)
 }
 
 /// Whether a name comes after another in both orders.
 fn is_beyond(name: &str, end: &str) -> bool {
-    name > end && *folded(name) > *folded(end)
-}
-
-fn folded(name: &str) -> Cow<'_, str> {
-    match name.is_ascii() {
-        true => Cow::Borrowed(name),
-        false => Cow::Owned(name.nfc().collect()),
-    }
+    name > end && *fold(name) > *fold(end)
 }
 
 fn first_and_last(page: &ListPage) -> (Option<&str>, Option<&str>) {

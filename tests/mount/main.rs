@@ -21,6 +21,7 @@ mod faults;
 mod fight;
 mod fills;
 mod large;
+mod many_names;
 mod metrics;
 mod moved;
 mod open_for_hours;

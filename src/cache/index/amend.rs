@@ -2,11 +2,11 @@
 
 use std::io;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::OptionalExtension;
 
-use super::{Index, to_ms};
-use crate::cache::{Amendment, Holds};
-use crate::store::Origin;
+use super::Index;
+use super::listings::amend;
+use crate::cache::Amendment;
 
 const NUMBER: &str = "SELECT number FROM listings WHERE folder = ?1 AND whole = 1";
 
@@ -15,35 +15,14 @@ impl Index {
     pub(in crate::cache) fn amend_listings(&self, amendments: &[Amendment]) -> io::Result<()> {
         self.write(|connection| {
             let transaction = connection.transaction()?;
-            for Amendment {
-                folder,
-                name,
-                holds,
-            } in amendments
-            {
-                if matches!(holds, Holds::Nothing) {
-                    let sql =
-                        format!("DELETE FROM listed WHERE listing IN ({NUMBER}) AND name = ?2");
-                    transaction.prepare_cached(&sql)?.execute([folder, name])?;
-                    continue;
+            for amendment in amendments {
+                let number: Option<i64> = transaction
+                    .prepare_cached(NUMBER)?
+                    .query_row([&amendment.folder], |row| row.get(0))
+                    .optional()?;
+                if let Some(number) = number {
+                    amend(&transaction, number, amendment)?;
                 }
-                let object = match holds {
-                    Holds::Object(object) => Some(object),
-                    Holds::Folder | Holds::Nothing => None,
-                };
-                transaction
-                    .prepare_cached(&format!(
-                        "REPLACE INTO listed (listing, name, etag, size, last_modified_ms, origin) \
-                         SELECT number, ?2, ?3, ?4, ?5, ?6 FROM ({NUMBER})"
-                    ))?
-                    .execute(params![
-                        folder,
-                        name,
-                        object.map(|object| object.version.etag.as_str()),
-                        object.map(|object| object.size.cast_signed()),
-                        object.map(|object| to_ms(object.last_modified)),
-                        object.map(|object| matches!(object.origin, Origin::Fallback)),
-                    ])?;
             }
             transaction.commit()
         })
@@ -65,8 +44,9 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::Holds;
     use crate::cache::index::from_ms;
-    use crate::store::{ETag, Key, ListedObject, ObjectVersion};
+    use crate::store::{ETag, Key, ListedObject, ObjectVersion, Origin};
 
     fn object(key: &str, size: u64) -> ListedObject {
         ListedObject {

@@ -27,8 +27,10 @@ pub(super) use entries::{Cursor, Row};
 pub(super) const INDEX_NAME: &str = "index.db";
 /// What SQLite puts beside it.
 const SIDE_FILES: &[&str] = &["index.db-wal", "index.db-shm", "index.db-journal"];
-/// Raised with every change of the schema: a cache is not migrated, it is made anew.
-const SCHEMA_VERSION: i64 = 1;
+/// Raised with every change of the schema. A cache is not migrated, it is made anew;
+const SCHEMA_VERSION: i64 = 2;
+/// but from this version, whose listings alone had another form.
+const LISTINGS_BEFORE: i64 = 1;
 /// The log is copied back into the database when it is larger; bounds it on disk.
 const CHECKPOINT_BYTES: u64 = 4 << 20;
 /// Only a checkpoint holds a lock that a commit may meet, and not for long.
@@ -51,6 +53,13 @@ CREATE TABLE entries (
 ) WITHOUT ROWID;
 CREATE INDEX entries_by_use ON entries (used_at_ms, id);
 CREATE INDEX entries_by_age ON entries (fetched_at_ms, id);
+CREATE TABLE state (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+";
+
+const LISTINGS_SCHEMA: &str = "
 CREATE TABLE listings (
     number INTEGER PRIMARY KEY,
     folder TEXT NOT NULL,
@@ -61,16 +70,14 @@ CREATE UNIQUE INDEX listings_by_folder ON listings (folder) WHERE whole = 1;
 CREATE TABLE listed (
     listing INTEGER NOT NULL,
     name TEXT NOT NULL,
-    etag TEXT,
+    spelling TEXT,
+    etag BLOB,
     size INTEGER,
     last_modified_ms INTEGER,
     origin INTEGER,
     PRIMARY KEY (listing, name)
 ) WITHOUT ROWID;
-CREATE TABLE state (
-    name TEXT PRIMARY KEY,
-    value TEXT NOT NULL
-) WITHOUT ROWID;
+CREATE INDEX listed_folders ON listed (listing, name) WHERE etag IS NULL;
 ";
 
 /// The open index.
@@ -86,6 +93,8 @@ pub(super) struct Index {
     /// SQLite found damage: the index is to be made anew.
     broken: AtomicBool,
     changes: AtomicU64,
+    /// Different for each index of this process: a listing's number says nothing in another.
+    instance: u64,
 }
 
 impl Index {
@@ -107,6 +116,7 @@ impl Index {
             }
         };
         let reader = connect(&path).map_err(io_error)?;
+        let instance = next_instance();
         let index = Index {
             link: File::open(&path)?,
             path,
@@ -114,7 +124,8 @@ impl Index {
             reader: Mutex::new(reader),
             broken: AtomicBool::new(false),
             // Different for each index, so that one made anew is exported.
-            changes: AtomicU64::new(first_change()),
+            changes: AtomicU64::new(instance << 40),
+            instance,
         };
         index.begin_run(source)?;
         Ok(index)
@@ -129,6 +140,11 @@ impl Index {
             }
         }
         Ok(())
+    }
+
+    /// Which of this process's indexes it is.
+    pub(super) fn instance(&self) -> u64 {
+        self.instance
     }
 
     /// Returns a number that grows with each change of an entry.
@@ -186,13 +202,8 @@ impl Index {
                     transaction.execute("DELETE FROM listed", [])?;
                 }
             }
-            // With their names: the next listing may get the same number.
-            transaction.execute(
-                "DELETE FROM listed \
-                 WHERE listing IN (SELECT number FROM listings WHERE whole = 0)",
-                [],
-            )?;
-            transaction.execute("DELETE FROM listings WHERE whole = 0", [])?;
+            // Their names go behind: there may be many.
+            transaction.execute("UPDATE listings SET whole = 0 WHERE whole != 1", [])?;
             set_state(&transaction, "clean", "0")?;
             set_state(&transaction, "boot_id", &boot_id)?;
             set_state(&transaction, "source", source)?;
@@ -239,10 +250,9 @@ impl Index {
     }
 }
 
-/// Returns where the count of changes begins.
-fn first_change() -> u64 {
+fn next_instance() -> u64 {
     static INDEXES: AtomicU64 = AtomicU64::new(1);
-    INDEXES.fetch_add(1, Ordering::Relaxed) << 40
+    INDEXES.fetch_add(1, Ordering::Relaxed)
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
@@ -262,10 +272,14 @@ fn connect_checked(path: &Path) -> io::Result<Connection> {
     if !path.try_exists()? {
         return Err(io::ErrorKind::NotFound.into());
     }
-    let connection = connect(path).map_err(io_error)?;
-    let version: i64 = connection
+    let mut connection = connect(path).map_err(io_error)?;
+    let mut version: i64 = connection
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .map_err(io_error)?;
+    if version == LISTINGS_BEFORE {
+        renew_listings(&mut connection).map_err(io_error)?;
+        version = SCHEMA_VERSION;
+    }
     if version != SCHEMA_VERSION {
         return Err(io::Error::other(format!(
             "its schema has version {version}, not {SCHEMA_VERSION}"
@@ -296,6 +310,16 @@ fn create(path: &Path) -> io::Result<Connection> {
 fn fill_schema(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(SCHEMA)?;
+    transaction.execute_batch(LISTINGS_SCHEMA)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()
+}
+
+/// Brings an index of the version before to this one: its listings are forgotten, what is cached stays.
+fn renew_listings(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch("DROP TABLE listed; DROP TABLE listings;")?;
+    transaction.execute_batch(LISTINGS_SCHEMA)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
 }
@@ -373,6 +397,26 @@ mod tests {
             .unwrap();
         drop(index);
         Index::open(dir.path(), "a").unwrap();
+        assert!(connect_checked(&dir.path().join(INDEX_NAME)).is_ok());
+    }
+
+    #[test]
+    fn what_is_cached_outlives_another_form_of_the_listings() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path(), "a").unwrap();
+        let entry = "INSERT INTO entries VALUES (x'00', 'k', 't', 1, 0, 1, 1, x'', 1, 0, 0)";
+        let before = "DROP TABLE listed; DROP TABLE listings; \
+                      CREATE TABLE listings (number INTEGER PRIMARY KEY); \
+                      CREATE TABLE listed (listing INTEGER); PRAGMA user_version = 1";
+        for batch in [entry, before] {
+            index
+                .write(|connection| connection.execute_batch(batch))
+                .unwrap();
+        }
+        drop(index);
+        let index = Index::open(dir.path(), "a").unwrap();
+        assert_eq!(index.totals().unwrap(), (1, 1));
+        assert_eq!(index.load_listing("a/").unwrap(), None);
         assert!(connect_checked(&dir.path().join(INDEX_NAME)).is_ok());
     }
 

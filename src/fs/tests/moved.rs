@@ -410,7 +410,7 @@ impl Run {
                 .find(folder)
                 .unwrap_or_else(|error| panic!("{folder}: {error}"));
             let fh = self.bench.run(self.fs().opendir(ino)).unwrap();
-            let entries = self.bench.run(self.fs().readdir(ino, fh, 0)).unwrap();
+            let entries = self.bench.run(self.fs().read_all(ino, fh)).unwrap();
             self.fs().releasedir(fh);
             let names = entries.iter().skip(2);
             let mut names: BTreeSet<String> = names

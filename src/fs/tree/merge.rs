@@ -1,5 +1,6 @@
 //! Laying a listing of the bucket under what is known here.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -56,6 +57,7 @@ impl Tree {
         keep.extend(dir.recent.keys().map(|name| name.to_string()));
         if listing.complete {
             dir.listed_at = Some(begun);
+            dir.unpage();
         }
         for marker in listing.markers {
             dir.note_marker(marker);
@@ -96,7 +98,7 @@ impl Tree {
             .dirs
             .get(&parent)
             .and_then(|dir| dir.entry(name))
-            .cloned();
+            .map(Cow::into_owned);
         if let Some(entry) = known {
             if entry.kind == Kind::Folder || !complete || self.is_written(&entry) {
                 return;
@@ -134,8 +136,8 @@ impl Tree {
         let known = self
             .dirs
             .get(&parent)
-            .and_then(|dir| dir.entries.get(&folded))
-            .cloned();
+            .and_then(|dir| dir.entry_folded(&folded))
+            .map(Cow::into_owned);
         let mut ino = None;
         if let Some(entry) = known {
             if self.is_same(&entry, &listed) {
@@ -223,7 +225,7 @@ impl Tree {
     fn detach(&mut self, parent: Ino, entry: &Entry, stale: &mut Vec<Stale>) {
         let folded = fold(&entry.spelling);
         if let Some(dir) = self.dirs.get_mut(&parent) {
-            dir.entries.remove(&*folded);
+            dir.take(&folded);
         }
         if let Some(node) = self.nodes.get_mut(&entry.ino) {
             node.place = None;
@@ -235,7 +237,7 @@ impl Tree {
             // Its further names are looked up anew: they go with the first.
             for link in std::mem::take(&mut node.links) {
                 if let Some(dir) = self.dirs.get_mut(&link.parent)
-                    && let Some(entry) = dir.entries.remove(&link.name)
+                    && let Some(entry) = dir.take(&link.name)
                 {
                     stale.push(Stale {
                         parent: link.parent,
@@ -254,7 +256,8 @@ impl Tree {
             return stale;
         };
         let dir = self.dirs.get(&place.parent);
-        let Some(entry) = dir.and_then(|dir| dir.entries.get(&place.name)).cloned() else {
+        let entry = dir.and_then(|dir| dir.entry_folded(&place.name));
+        let Some(entry) = entry.map(Cow::into_owned) else {
             return stale;
         };
         self.detach(place.parent, &entry, &mut stale);

@@ -42,7 +42,7 @@ pub(super) struct World {
 
 impl World {
     /// Starts it over what a former life has left in `dir`.
-    pub(super) fn open(dir: tempfile::TempDir, objects: &Objects) -> World {
+    pub(super) fn open(dir: tempfile::TempDir, objects: &Objects, names_in_memory: usize) -> World {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
@@ -71,7 +71,8 @@ impl World {
             clock: clock.clone(),
             runtime: handle,
         };
-        let fs = Fs::new(options_of(dir.path()), parts, replay);
+        let options = options_of(dir.path(), names_in_memory);
+        let fs = Fs::new(options, parts, replay);
         fs.spawn_expansion();
         drop(guard);
         World {
@@ -167,7 +168,7 @@ impl World {
 
     async fn show_below(&self, ino: Ino, path: &str, shown: &mut Shown) {
         let fh = self.fs.opendir(ino).await.unwrap();
-        let names = self.fs.readdir(ino, fh, 0).await.unwrap();
+        let names = self.fs.read_all(ino, fh).await.unwrap();
         self.fs.releasedir(fh);
         for entry in names.iter().skip(2) {
             let path = format!("{path}/{}", entry.name.to_str().unwrap());
@@ -405,7 +406,7 @@ fn identity() -> Identity {
     }
 }
 
-fn options_of(dir: &Path) -> FsOptions {
+fn options_of(dir: &Path, names_in_memory: usize) -> FsOptions {
     FsOptions {
         collections: super::COLLECTIONS.map(str::to_owned).to_vec(),
         trash_collections: vec!["projects".into()],
@@ -413,6 +414,7 @@ fn options_of(dir: &Path) -> FsOptions {
         delete_limit: None,
         samples_dir: dir.join("samples"),
         list_ttl: Duration::from_secs(30),
+        names_in_memory,
         request_deadline: Duration::from_secs(5),
         warm_bytes: 0,
         mountpoint: dir.join("mnt"),
