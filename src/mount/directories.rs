@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::assemble::identity;
 use super::error::MountError;
 use super::lock::{Holder, Lock, LockError};
+use super::stores::identity;
 use super::supervise::{LINGER_LIMIT, RUNTIME_LIMIT, STOP_LIMIT};
 use crate::clock::SharedClock;
 use crate::config::{Backend, Config};

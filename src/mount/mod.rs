@@ -27,6 +27,7 @@ mod queue;
 mod session;
 mod share;
 mod signals;
+mod stores;
 mod supervise;
 mod undo;
 pub mod unmount;
