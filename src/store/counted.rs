@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -57,6 +57,10 @@ fn is_failure(error: &StoreError) -> bool {
 
 #[async_trait]
 impl<S: ObjectStore> ObjectStore for CountedStore<S> {
+    fn time(&self) -> Option<SystemTime> {
+        self.inner.time()
+    }
+
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {
         let answer = self.inner.head(key, condition);
         self.sent(PriceClass::B, "head", answer).await

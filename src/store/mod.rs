@@ -478,6 +478,12 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
         true
     }
 
+    /// Returns the time by the store's own clock, by which it dates objects; `None` while it has not
+    /// told it.
+    fn time(&self) -> Option<SystemTime> {
+        None
+    }
+
     /// Returns what is known about an object without its bytes.
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo>;
 

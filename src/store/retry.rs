@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -264,6 +264,10 @@ fn nobody_answered() -> StoreError {
 impl ObjectStore for RetryStore {
     fn is_reachable(&self) -> bool {
         !self.breaker.is_open()
+    }
+
+    fn time(&self) -> Option<SystemTime> {
+        self.inner.time()
     }
 
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {

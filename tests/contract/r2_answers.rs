@@ -1,7 +1,7 @@
 //! What `R2Store` makes of answers, good and bad, and what `RetryStore` makes of them then.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use voicebeatfs::clock::SystemClock;
@@ -264,4 +264,23 @@ async fn retries_ride_out_a_bad_minute() {
     );
     store.list(ListRequest::default()).await.unwrap();
     assert_eq!(canned.requests.lock().len(), 3);
+}
+
+#[tokio::test]
+async fn the_time_is_what_answers_give_as_their_date() {
+    let date = "date: Tue, 24 Nov 2026 11:51:55 GMT";
+    let headers = [TAG, "content-length: 4", date];
+    let canned = Canned::start([
+        Answer::Send(head("200 OK", &headers)),
+        error("404 Not Found", "NoSuchKey", &[]),
+    ])
+    .await;
+    assert_eq!(canned.store.time(), None);
+    let told = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_521_115);
+    // The second tells none.
+    for _ in 0..2 {
+        let _ = canned.store.head(&key("k"), ReadCondition::None).await;
+        let since = canned.store.time().unwrap().duration_since(told);
+        assert!(since.unwrap() < Duration::from_secs(60));
+    }
 }

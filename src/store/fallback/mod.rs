@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -233,6 +234,10 @@ fn is_pinned_locally(condition: &ReadCondition) -> bool {
 impl ObjectStore for FallbackStore {
     fn is_reachable(&self) -> bool {
         self.primary.is_reachable()
+    }
+
+    fn time(&self) -> Option<SystemTime> {
+        self.primary.time()
     }
 
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {

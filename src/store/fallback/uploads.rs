@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,6 +32,10 @@ impl UploadView {
 impl ObjectStore for UploadView {
     fn is_reachable(&self) -> bool {
         self.0.is_reachable()
+    }
+
+    fn time(&self) -> Option<SystemTime> {
+        self.0.time()
     }
 
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {

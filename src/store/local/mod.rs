@@ -22,6 +22,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -91,6 +92,10 @@ impl LocalStore {
 
 #[async_trait]
 impl ObjectStore for LocalStore {
+    fn time(&self) -> Option<SystemTime> {
+        Some(SystemTime::now())
+    }
+
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {
         let key = key.clone();
         self.blocking(move |disk| disk.head(&key, &condition)).await

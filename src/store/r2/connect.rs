@@ -16,15 +16,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use aws_sdk_s3::primitives::SdkBody;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat, SdkBody};
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
-use http::Uri;
+use http::header::DATE;
+use http::{HeaderMap, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
@@ -64,6 +65,8 @@ struct Inner {
     /// Those that are open or being opened.
     count: Arc<AtomicUsize>,
     state: Mutex<State>,
+    /// What the last answer gave as its date, and when it came.
+    dated: Mutex<Option<(SystemTime, std::time::Instant)>>,
 }
 
 #[derive(Default)]
@@ -85,7 +88,22 @@ impl Connections {
             timeout,
             count: Arc::default(),
             state: Mutex::default(),
+            dated: Mutex::default(),
         }))
+    }
+
+    /// Returns the time by the server's clock, to the second.
+    pub(super) fn time(&self) -> Option<SystemTime> {
+        let (date, came_at) = (*self.0.dated.lock())?;
+        Some(date + came_at.elapsed())
+    }
+
+    fn note_date(&self, headers: &HeaderMap) {
+        let date = headers.get(DATE).and_then(|date| date.to_str().ok());
+        let date = date.and_then(|text| DateTime::from_str(text, DateTimeFormat::HttpDate).ok());
+        if let Some(date) = date.and_then(|date| SystemTime::try_from(date).ok()) {
+            *self.0.dated.lock() = Some((date, std::time::Instant::now()));
+        }
     }
 
     /// Returns the SDK's way to send requests.
@@ -95,7 +113,10 @@ impl Connections {
             .pool_idle_timeout(IDLE_CONNECTION_LIFETIME)
             .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
             .build(self.clone());
-        let requests = SharedHttpConnector::new(Requests(client));
+        let requests = SharedHttpConnector::new(Requests {
+            client,
+            connections: self.clone(),
+        });
         http_client_fn(move |_, _| requests.clone())
     }
 
@@ -270,7 +291,10 @@ impl Write for Open {
 }
 
 /// Sends the SDK's requests.
-struct Requests(Client<Connections, SdkBody>);
+struct Requests {
+    client: Client<Connections, SdkBody>,
+    connections: Connections,
+}
 
 impl std::fmt::Debug for Requests {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -286,12 +310,14 @@ impl HttpConnector for Requests {
                 return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into())));
             }
         };
-        let answer = self.0.request(request);
+        let answer = self.client.request(request);
+        let connections = self.connections.clone();
         HttpConnectorFuture::new(async move {
             // What they mean is the same for all that comes to no answer (`errors`).
             let answer = answer
                 .await
                 .map_err(|error| ConnectorError::io(error.into()))?;
+            connections.note_date(answer.headers());
             HttpResponse::try_from(answer.map(SdkBody::from_body_1_x))
                 .map_err(|error| ConnectorError::other(error.into(), None))
         })
@@ -390,6 +416,24 @@ mod tests {
             "the others have gone"
         );
         drop(serving.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_time_is_that_of_the_last_answer_that_told_it() {
+        let (connections, _) = at("127.0.0.1:9".parse().unwrap());
+        assert_eq!(connections.time(), None);
+        let mut headers = HeaderMap::new();
+        for (text, seconds) in [
+            ("Tue, 24 Nov 2026 11:51:55 GMT", 1_795_521_115),
+            ("no date", 1_795_521_115),
+            ("Tue, 24 Nov 2026 11:51:50 GMT", 1_795_521_110),
+        ] {
+            headers.insert(DATE, text.parse().unwrap());
+            connections.note_date(&headers);
+            let told = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            let since = connections.time().unwrap().duration_since(told);
+            assert!(since.unwrap() < Duration::from_secs(5), "{text}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

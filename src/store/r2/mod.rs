@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -194,6 +195,10 @@ fn empty_range() -> StoreError {
 
 #[async_trait]
 impl ObjectStore for R2Store {
+    fn time(&self) -> Option<SystemTime> {
+        self.connections.time()
+    }
+
     async fn head(&self, key: &Key, condition: ReadCondition) -> StoreResult<ObjectInfo> {
         let output = self.head_as_stored(key, &condition).await?;
         let size = read::size(output.content_length)
