@@ -29,6 +29,7 @@ use voicebeatfs::config::{
 };
 use voicebeatfs::control::{MountIdentity, Refusal, Report, SOCKET_NAME, StatusSource, server};
 use voicebeatfs::project::{self, Format};
+use voicebeatfs::store::lease::Lease;
 use voicebeatfs::store::r2::{R2Store, R2Timeouts};
 use voicebeatfs::store::{Key, ListRequest, MAX_KEY_BYTES, ObjectStore};
 
@@ -118,6 +119,22 @@ fn fuzz_settings() {
         if let Ok(config) = read {
             assert!(config.cache_dir.is_absolute() && config.staging_dir.is_absolute());
             assert!(config.cache_dir != config.staging_dir);
+        }
+    });
+}
+
+#[test]
+fn fuzz_leases() {
+    let documents = &[
+        "{\"version\":1,\"project\":\"song\",\"name\":\"Anna\",\"host\":\"studio-2\",\"id\":\"0f\",\
+         \"since\":\"2026-11-30T21:00:00Z\",\"renewed_at\":\"2026-11-30T21:05:00Z\",\"ttl_seconds\":180}",
+        "{\"version\":2,\"project\":\"\",\"name\":null,\"host\":\"\\u001b[2J\",\"id\":\"\",\"since\":\
+         \"9999-12-31T23:59:59-23:59\",\"renewed_at\":\"0000-01-01T00:00:00+23:59\",\"ttl_seconds\":0}",
+    ];
+    fuzz(300, &damaged(documents), |text| {
+        if let Some(lease) = Lease::parse(&text) {
+            assert!(!lease.to_string().contains(char::is_control));
+            lease.to_json("song");
         }
     });
 }

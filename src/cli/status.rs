@@ -7,7 +7,9 @@ use clap::Args;
 
 use super::find::Operand;
 use super::{Failure, say, watch};
-use crate::control::{CacheStatus, ShutdownReason, ShutdownStatus, StatusDocument, UploadStatus};
+use crate::control::{
+    CacheStatus, LeaseStatus, ShutdownReason, ShutdownStatus, StatusDocument, UploadStatus,
+};
 
 /// The arguments of `status`.
 #[derive(Debug, Args)]
@@ -114,6 +116,9 @@ fn describe(status: &StatusDocument) -> String {
             ),
         );
     }
+    for open in &report.leases {
+        line("lease", lease(open));
+    }
     if report.conflicts > 0 {
         line("conflicts", report.conflicts.to_string());
     }
@@ -122,6 +127,16 @@ fn describe(status: &StatusDocument) -> String {
     }
     line("safe to shut down", safe_to_shut_down(&report.shutdown));
     text
+}
+
+fn lease(lease: &LeaseStatus) -> String {
+    let LeaseStatus { path, since, .. } = lease;
+    if lease.held {
+        return format!("{path}: held by this mount since {since}");
+    }
+    let by = lease.name.as_ref().map(|name| format!(" by {name}"));
+    let by = by.unwrap_or_default();
+    format!("{path}: open{by} on {} since {since}", lease.host)
 }
 
 /// Says whether the machine may go, and if not, how much is left and what it waits for.
@@ -269,6 +284,22 @@ safe to shut down yes, everything is in the bucket
                 reason: Some(ShutdownReason::Uploading),
             },
             conflicts: 1,
+            leases: vec![
+                LeaseStatus {
+                    path: "projects/mix".into(),
+                    held: true,
+                    name: Some("Ben".into()),
+                    host: "studio-1".into(),
+                    since: "2026-11-30T20:00:00Z".into(),
+                },
+                LeaseStatus {
+                    path: "projects/song".into(),
+                    held: false,
+                    name: Some("Anna".into()),
+                    host: "studio-2".into(),
+                    since: "2026-11-30T21:00:00Z".into(),
+                },
+            ],
             alerts: vec!["the miss rate is over 50 %".into()],
             ..Report::default()
         };
@@ -279,6 +310,8 @@ safe to shut down yes, everything is in the bucket
             "3 wait (2.5 MB, oldest 65 s), 1 on their way, 4 done",
             "2 attempts",
             "1 files that cannot",
+            "lease             projects/mix: held by this mount since 2026-11-30T20:00:00Z",
+            "projects/song: open by Anna on studio-2 since 2026-11-30T21:00:00Z",
             "alert             the miss rate",
             "safe to shut down no, 3 files, 2.5 MB, about 3 min",
         ] {

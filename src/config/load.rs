@@ -136,6 +136,9 @@ impl Config {
             temporary_age: reader.get("TEMPORARY_SECONDS", |text| {
                 value::duration(text, 1.0, true, 86400.0)
             }),
+            lease_mode: reader.get("LEASE_MODE", value::lease_mode),
+            lease_name: reader.lease_name(),
+            lease_ttl: reader.get("LEASE_SECONDS", value::lease_ttl),
             passthrough: reader.get("PASSTHROUGH", value::switch),
             log_file: reader.optional_path("LOG_FILE"),
             metrics_addr: reader.metrics_addr(),
@@ -373,6 +376,15 @@ impl<'a> Reader<'a> {
             _ if text.contains('\0') => Err(Some("must not have a NUL in it".into())),
             _ => Ok(resolve(Path::new(text), &base)),
         })
+    }
+
+    /// Reads what the people here are called: without a setting as the user who mounts, who is somebody
+    /// but for root.
+    fn lease_name(&mut self) -> Option<String> {
+        let user = self.inputs.environment.get("USER");
+        let user = user.and_then(|user| user.to_str()).map(str::to_owned);
+        let named = self.optional("LEASE_NAME", value::person);
+        named.or(user.filter(|user| user != "root" && value::person(user).is_ok()))
     }
 
     /// Reads where the metrics are offered, and warns if that is to more than this machine.

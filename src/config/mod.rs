@@ -33,6 +33,7 @@ pub use mount_options::{Access, MountOptions, OptionError, Ownership};
 pub use name_patterns::NamePatterns;
 pub use route::{Authorities, Proxy};
 pub use setting::{SETTINGS, Setting};
+pub use value::{MOST_LEASE_SECONDS, MOST_PERSON_CHARS};
 
 /// What a mount, or a command that works on one, is to use. Every path is absolute.
 #[derive(Debug, Clone)]
@@ -90,6 +91,12 @@ pub struct Config {
     pub temporary_names: NamePatterns,
     /// How old such a file must be to be uploaded under its name.
     pub temporary_age: Duration,
+    /// What is done about leases of projects.
+    pub lease_mode: LeaseMode,
+    /// What the people at this machine are called in its leases.
+    pub lease_name: Option<String>,
+    /// How long a lease counts without being renewed.
+    pub lease_ttl: Duration,
     /// Whether clean complete files are read through kernel passthrough where it is possible.
     pub passthrough: bool,
     /// The file that a daemon logs to, in place of the system log.
@@ -114,6 +121,18 @@ impl Config {
             Backend::Local { .. } => LOCAL_SOURCE.into(),
         }
     }
+}
+
+/// What is done about leases of projects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LeaseMode {
+    /// Nothing: none is taken, nor looked at.
+    #[default]
+    Off,
+    /// They are taken and told.
+    Advise,
+    /// As before, and what another machine has open cannot be changed here.
+    ReadOnly,
 }
 
 /// The SOURCE of the embedded local store.

@@ -258,6 +258,24 @@ pub const SETTINGS: &[Setting] = &[
         "the path of a file that ends in .prom",
         "/var/lib/prometheus/node-exporter/voicebeatfs.prom",
     ),
+    setting(
+        "LEASE_MODE",
+        Some("off"),
+        "off, advise or read-only",
+        "advise",
+    ),
+    setting(
+        "LEASE_NAME",
+        None,
+        "a name of at most 64 characters, in one line",
+        "Anna",
+    ),
+    setting(
+        "LEASE_SECONDS",
+        Some("180"),
+        "a whole number of seconds from 3 to 3600",
+        "180",
+    ),
     setting("PASSTHROUGH", Some("true"), SWITCH, "true"),
     setting(
         "LOG_FILE",

@@ -562,3 +562,25 @@ fn a_credentials_file_that_everybody_may_read_is_refused() {
         "it would lie beneath the mount"
     );
 }
+
+#[test]
+fn leases_are_off_and_in_the_name_of_the_user() {
+    let config = Case::local(&[("USER", "anna")]).load();
+    assert_eq!(config.lease_mode, LeaseMode::Off);
+    assert_eq!(config.lease_ttl.as_secs(), 180);
+    assert_eq!(config.lease_name.as_deref(), Some("anna"));
+    assert_eq!(Case::local(&[("USER", "root")]).load().lease_name, None);
+    assert_eq!(Case::local(&[]).load().lease_name, None);
+    let named = Case::local(&[("LEASE_NAME", "Anna B"), ("LEASE_MODE", "read-only")]).load();
+    assert_eq!(named.lease_name.as_deref(), Some("Anna B"));
+    assert_eq!(named.lease_mode, LeaseMode::ReadOnly);
+    let long = "x".repeat(65);
+    for (name, value) in [
+        ("LEASE_MODE", "yes"),
+        ("LEASE_SECONDS", "2"),
+        ("LEASE_SECONDS", "3601"),
+        ("LEASE_NAME", &long),
+    ] {
+        assert!(Case::local(&[(name, value)]).error().contains(name));
+    }
+}

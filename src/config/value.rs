@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::LeaseMode;
 use super::name_patterns::NamePatterns;
 
 /// Why a text is no value: a reason, or nothing beyond what the setting's description says.
@@ -112,6 +113,37 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Invalid> {
         0 => Err(Some("must have a port above 0".into())),
         _ => Ok(address),
     }
+}
+
+/// The longest time for which a lease may count, in seconds.
+pub const MOST_LEASE_SECONDS: u64 = 3600;
+/// The shortest: a third of it is between two writes of one key, of which R2 takes one a second.
+const LEAST_LEASE_SECONDS: u64 = 3;
+
+/// Reads how long a lease counts.
+pub(super) fn lease_ttl(text: &str) -> Result<Duration, Invalid> {
+    let seconds = text.parse().ok();
+    let seconds = seconds.filter(|n| (LEAST_LEASE_SECONDS..=MOST_LEASE_SECONDS).contains(n));
+    seconds.map(Duration::from_secs).ok_or(None)
+}
+
+/// Reads what is done about leases.
+pub(super) fn lease_mode(text: &str) -> Result<LeaseMode, Invalid> {
+    match text {
+        "off" => Ok(LeaseMode::Off),
+        "advise" => Ok(LeaseMode::Advise),
+        "read-only" => Ok(LeaseMode::ReadOnly),
+        _ => Err(None),
+    }
+}
+
+/// The most characters of what people are called in a lease.
+pub const MOST_PERSON_CHARS: usize = 64;
+
+/// Reads what people are called.
+pub(super) fn person(text: &str) -> Result<String, Invalid> {
+    let is_name = text.chars().count() <= MOST_PERSON_CHARS && !text.chars().any(char::is_control);
+    is_name.then(|| text.to_owned()).ok_or(None)
 }
 
 /// Reads the names of the collections.

@@ -134,6 +134,17 @@ fn add_state(page: &Page, report: &Report) -> prometheus::Result<()> {
         "Files that are open for writing, or not sealed yet.",
         report.open_files as f64,
     )?;
+    let held = report.leases.iter().filter(|lease| lease.held).count();
+    page.gauge(
+        "leases_held",
+        "Projects whose lease this mount holds.",
+        held as f64,
+    )?;
+    page.gauge(
+        "leases_of_others",
+        "Projects in use here that another machine has open.",
+        (report.leases.len() - held) as f64,
+    )?;
     page.counter(
         "reads_total",
         "Reads that the kernel sent here; those from its own pages and by passthrough are not among \

@@ -46,8 +46,8 @@ use crate::metrics::{FileOperations, Requests};
 use crate::store::Key;
 
 pub use status::{
-    CacheStatus, MountIdentity, OperationsStatus, OrphanStatus, ReadStatus, Report, ShutdownReason,
-    ShutdownStatus, StatusDocument, TrashStatus, UploadStatus, WarmingStatus,
+    CacheStatus, LeaseStatus, MountIdentity, OperationsStatus, OrphanStatus, ReadStatus, Report,
+    ShutdownReason, ShutdownStatus, StatusDocument, TrashStatus, UploadStatus, WarmingStatus,
 };
 
 /// The version of the protocol.

@@ -53,6 +53,9 @@ pub struct Report {
     /// The staged files that no record names; null if there are none.
     #[serde(default)]
     pub orphans: Option<OrphanStatus>,
+    /// The leases of projects that count, as far as is known here.
+    #[serde(default)]
+    pub leases: Vec<LeaseStatus>,
     /// Keys of objects that cannot be shown as files, a hundred at most.
     #[serde(default)]
     pub hidden: Vec<String>,
@@ -111,6 +114,21 @@ pub struct OrphanStatus {
     pub bytes: u64,
     /// Where they are.
     pub directory: PathBuf,
+}
+
+/// Who works in a project.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// The path of the project.
+    pub path: String,
+    /// Whether it is this mount.
+    pub held: bool,
+    /// What the people there are called, if they said so.
+    pub name: Option<String>,
+    /// Their machine.
+    pub host: String,
+    /// Since when (RFC 3339).
+    pub since: String,
 }
 
 /// The bucket's trash.
@@ -244,8 +262,8 @@ mod tests {
                 "held": 0, "local": 0,
                 "oldest_seconds": null, "done": 0, "paused": false},
             "reads": {"requests": 0, "passthrough_opens": 0},
-            "open_files": 0, "conflicts": 0, "orphans": null, "hidden": [], "trash": null,
-            "alerts": [],
+            "open_files": 0, "conflicts": 0, "orphans": null, "leases": [], "hidden": [],
+            "trash": null, "alerts": [],
             "operations": {"class_a": 0, "class_b": 0, "free": 0,
                 "received_bytes": 0, "sent_bytes": 0, "usd_per_month": 0.0},
         });

@@ -56,6 +56,7 @@ impl Fs {
             });
         }
         name::key_in(&path, &name)?;
+        self.enter_project_at((parent, OsStr::new(&name)))?;
         self.wait_for_room(0).await;
         let inode = self.create_staged(parent, &name, mode, caller)?;
         let opened = self.open_handle(&inode, flags, None);
@@ -134,6 +135,7 @@ impl Fs {
         if let Some((local, parent)) = self.local_parent(parent, name)? {
             return local.mkdir(parent, name, mode, caller);
         }
+        self.enter_project_folder((parent, name))?;
         let name = name::check(name)?;
         self.load_dir(parent)?;
         let meta = self.new_meta(parent, mode, caller, Kind::Folder);
@@ -177,6 +179,7 @@ impl Fs {
         if let Some((local, parent)) = self.local_parent(parent, name)? {
             return local.unlink(parent, name);
         }
+        self.enter_project_at((parent, name))?;
         let name = name.to_str().ok_or(FsError::NotFound)?;
         self.load_dir(parent)?;
         let _changes = self.changes.lock();
@@ -230,6 +233,14 @@ impl Fs {
         }
         let inode = self.inode(ino)?;
         self.refuse_locked_inode(ino)?;
+        let only_read = SetAttr {
+            atime: None,
+            ..*change
+        } == SetAttr::default();
+        // Who has it open to write it goes on.
+        if !only_read && inode.state.lock().writers == 0 {
+            self.enter_project_of(ino)?;
+        }
         if let Some(size) = change.size {
             match inode.kind {
                 Kind::Folder => return Err(FsError::IsADirectory),

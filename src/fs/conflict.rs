@@ -180,7 +180,8 @@ pub(super) fn split(key: &str) -> (&str, &str) {
     key.split_at(key.rfind('/').map_or(0, |slash| slash + 1))
 }
 
-fn host() -> String {
+/// Returns the name of this machine.
+pub(super) fn host() -> String {
     let name = rustix::system::uname()
         .nodename()
         .to_string_lossy()

@@ -53,6 +53,16 @@ impl Handles {
         self.open.read().get(&fh).cloned().ok_or(FsError::BadHandle)
     }
 
+    /// Returns the files of the bucket that are open.
+    pub(super) fn inodes(&self) -> Vec<Arc<Inode>> {
+        let open = self.open.read();
+        let files = open.values().filter_map(|handle| match &**handle {
+            Handle::File(file) => Some(file.inode.clone()),
+            Handle::Local { .. } | Handle::Folder { .. } => None,
+        });
+        files.collect()
+    }
+
     pub(super) fn remove(&self, fh: Fh) -> Option<Arc<Handle>> {
         self.open.write().remove(&fh)
     }

@@ -29,6 +29,7 @@ impl Fs {
             (Some(_), _) | (_, Some(_)) => return Err(FsError::CrossDevice),
             (None, None) => {}
         }
+        self.enter_project_at((parent, name))?;
         let name = name::check(name)?;
         self.load_dir(parent)?;
         let inode = self.inode(ino)?;

@@ -24,6 +24,7 @@ mod handle;
 mod held;
 mod hidden;
 mod inode;
+mod lease;
 mod link;
 mod link_copies;
 mod listing;
@@ -55,6 +56,7 @@ pub mod xattr;
 pub use self::directory::Window;
 pub use self::expiry::TrashSize;
 pub use self::held::LocalCopies;
+pub use self::lease::{HeldLease, LeaseOptions};
 pub use self::open::OpenFlags;
 pub use self::snapshot::SnapshotOptions;
 pub use self::undo::{At, Lost, Restored, Where};
@@ -195,6 +197,8 @@ pub struct Fs {
     projects: Arc<projects::Projects>,
     registrar: OnceLock<Arc<dyn Registrar>>,
     signer: OnceLock<Arc<dyn xattr::Signer>>,
+    /// None if leases are off.
+    leases: OnceLock<Arc<lease::Leases>>,
     /// Who keeps the pins, and hears of renames.
     keeper: OnceLock<Weak<pins::Keeper>>,
     notes: OnceLock<std::sync::mpsc::Sender<KernelNote>>,
@@ -266,6 +270,7 @@ impl Fs {
             projects: Arc::default(),
             registrar: OnceLock::new(),
             signer: OnceLock::new(),
+            leases: OnceLock::new(),
             keeper: OnceLock::new(),
             notes: OnceLock::new(),
             last_failure: Mutex::default(),

@@ -333,6 +333,7 @@ impl Fs {
         if let Some((local, parent)) = self.local_parent(parent, name)? {
             return local.rmdir(parent, name);
         }
+        self.enter_project_folder((parent, name))?;
         let name = name.to_str().ok_or(FsError::NotFound)?;
         self.load_dir(parent)?;
         let ino = self.folder_named(parent, name)?;

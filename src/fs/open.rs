@@ -63,6 +63,9 @@ impl Fs {
         }
         if flags.truncates() || flags.writes() {
             self.refuse_locked_inode(ino)?;
+            self.enter_project_of(ino)?;
+        } else {
+            self.look_into_project(ino);
         }
         self.check_version(&inode, self.options.list_ttl).await?;
         match (flags.truncates(), flags.writes()) {

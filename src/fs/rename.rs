@@ -47,6 +47,12 @@ impl Fs {
         self.load_dir(from.0)?;
         self.load_dir(to.0)?;
         let kind = self.kind_of(from).ok_or(FsError::NotFound)?;
+        for (parent, name) in [from, to] {
+            match kind {
+                Kind::Folder => self.enter_project_folder((parent, OsStr::new(name)))?,
+                _ => self.enter_project_at((parent, OsStr::new(name)))?,
+            }
+        }
         if flags & libc::RENAME_NOREPLACE != 0 && self.kind_of(to).is_some() {
             return Err(FsError::Exists);
         }

@@ -1,5 +1,5 @@
 //! Extended attributes: `user.*` of files and folders as programs set them, and `user.voicebeat.*`,
-//! which tell where a file's bytes are.
+//! which tell where a file's bytes are, and who else has its project open.
 //!
 //! The latter are answered by name and not listed: what copies files with their attributes would
 //! carry them to others.
@@ -92,6 +92,7 @@ impl Fs {
         }
         let name = settable(ino, name)?;
         let inode = self.inode(ino)?;
+        self.enter_project_of(ino)?;
         self.change_xattrs(&inode, |xattrs| {
             let exists = xattrs.get(name).is_some();
             if exists && flags & libc::XATTR_CREATE != 0 {
@@ -119,6 +120,7 @@ impl Fs {
         }
         let name = settable(ino, name)?;
         let inode = self.inode(ino)?;
+        self.enter_project_of(ino)?;
         self.change_xattrs(&inode, |xattrs| match xattrs.get(name) {
             Some(_) => Ok(xattrs.without(name)),
             None => Err(FsError::NoAttribute),
@@ -185,6 +187,9 @@ impl Fs {
     }
 
     async fn own_xattr(&self, ino: Ino, name: &str) -> FsResult<Vec<u8>> {
+        if name == "lease" {
+            return self.lease_xattr(ino).await;
+        }
         if self.local(ino).is_some() {
             return match name {
                 "state" => Ok(b"local".to_vec()),

@@ -16,7 +16,7 @@ use super::confirmations::Confirmations;
 use super::outstanding::{self, Outstanding};
 use super::share::{Addresses, Sharing};
 use super::stores::{Stores, make_cache, make_stores};
-use super::{MountError, Parts, Service, directories, pins, queue, r2_store, undo, verify};
+use super::{MountError, Parts, Service, directories, leases, pins, queue, r2_store, undo, verify};
 use crate::cache::Cache;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Backend, Config, MountOptions};
@@ -87,6 +87,11 @@ pub(super) fn assemble(
         runtime: runtime.clone(),
     };
     let fs = Fs::new(fs_options, parts, replay);
+    let writes = may_write && !options.read_only;
+    if let Some(leases) = leases::options(config, &staging, writes)? {
+        // Of the bucket alone: a local copy of a lease says nothing.
+        fs.attach_leases(leases, for_uploads.clone());
+    }
     let keeper = Keeper::open(fs.clone(), &config.staging_dir)
         .map_err(MountError::start("the list of pins cannot be read"))?;
     let upload_options = UploadOptions {
@@ -223,6 +228,7 @@ impl StatusSource for Running {
             open_files: files.unsealed,
             conflicts: self.staging.journal().conflicts().len() as u64,
             orphans: queue::orphan_status(&self.fs, self.staging.dir()),
+            leases: leases::status(&self.fs),
             hidden: self.fs.hidden_keys(),
             trash: self.fs.trash_size().map(undo::trash_status),
             operations: OperationsStatus {
@@ -434,6 +440,7 @@ impl Service for Running {
         self.fs.spawn_expiry();
         self.fs.spawn_expansion();
         self.fs.spawn_warming();
+        self.fs.spawn_leases();
         self.keeper.spawn();
         let fs = Arc::downgrade(&self.fs);
         let reachable = move || fs.upgrade().is_none_or(|fs| fs.is_reachable());
@@ -464,6 +471,8 @@ impl Service for Running {
 
     async fn stop(&self) {
         self.uploader.stop().await;
+        // Now the bucket has all that it will have of what was changed here.
+        self.fs.end_leases().await;
         let (fs, cache, staging) = (self.fs.clone(), self.cache.clone(), self.staging.clone());
         let ended = tokio::task::spawn_blocking(move || {
             fs.shutdown();

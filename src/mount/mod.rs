@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod dead;
 mod directories;
 mod error;
+mod leases;
 pub mod lock;
 pub mod log;
 #[cfg(test)]

@@ -12,6 +12,7 @@
 mod database;
 mod error;
 mod follow;
+mod holder;
 mod local_names;
 mod log_sync;
 mod mirror;

@@ -9,6 +9,7 @@ pub mod attributes;
 pub mod counted;
 pub mod explain;
 pub mod fallback;
+pub mod lease;
 pub mod local;
 pub mod r2;
 pub mod ranges;

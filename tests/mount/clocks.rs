@@ -67,7 +67,7 @@ fn faketime() -> PathBuf {
 }
 
 /// A mount whose wall clock is off by what a file says.
-fn mount_with_clock(model: &R2Model, settings: &[(&str, &str)]) -> (Mount, PathBuf) {
+pub(crate) fn mount_with_clock(model: &R2Model, settings: &[(&str, &str)]) -> (Mount, PathBuf) {
     let mut mount = Mount::prepare(settings);
     for (name, value) in model_settings(model) {
         mount.set(&name, &value);
@@ -89,7 +89,7 @@ fn mount_with_clock(model: &R2Model, settings: &[(&str, &str)]) -> (Mount, PathB
     (mount, offset)
 }
 
-fn set_clock(file: &Path, offset: &str) {
+pub(crate) fn set_clock(file: &Path, offset: &str) {
     let new = file.with_extension("new");
     fs::write(&new, format!("{offset}\n")).unwrap();
     fs::rename(new, file).unwrap();

@@ -21,6 +21,7 @@ mod faults;
 mod fight;
 mod fills;
 mod large;
+mod lease;
 mod many_names;
 mod metrics;
 mod moved;

@@ -491,6 +491,15 @@ proptest! {
 }
 
 #[test]
+fn a_staging_directory_holds_leases_under_one_id() {
+    let bench = Bench::new();
+    let id = bench.open().holder_id().unwrap();
+    assert_eq!(id.len(), 32);
+    assert_eq!(bench.open().holder_id().unwrap(), id);
+    assert_ne!(Bench::new().open().holder_id().unwrap(), id);
+}
+
+#[test]
 fn a_pause_lasts_until_the_word_to_go_on() {
     let bench = Bench::new();
     let journal = bench.open();

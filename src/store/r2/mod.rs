@@ -39,7 +39,7 @@ pub use route::describe as describe_route;
 use super::{
     CopyRequest, ETag, GetRequest, GetResponse, HeldPart, Key, ListPage, ListRequest, Md5,
     ObjectHeaders, ObjectInfo, ObjectStore, ObjectVersion, PartNumber, PutRequest, ReadCondition,
-    StoreError, StoreResult, Upload, WriteCondition,
+    StoreError, StoreResult, Upload, WriteCondition, lease,
 };
 use crate::config::R2Settings;
 use client::{AcceptEncoding, while_moving, within};
@@ -216,7 +216,10 @@ impl ObjectStore for R2Store {
         if request.range.as_ref().is_some_and(|range| range.is_empty()) {
             return Err(empty_range());
         }
-        if let Some(endpoint) = &self.ahead {
+        // Nobody reads on after a lease.
+        if let Some(endpoint) = &self.ahead
+            && !request.key.as_str().starts_with(lease::PREFIX)
+        {
             self.connections.open_in_advance(endpoint);
         }
         let fit = |output: &GetObjectOutput, size: Option<u64>| {
