@@ -54,7 +54,7 @@ enum Files {
 /// What has arrived of a folder.
 pub(super) struct ArrivedNames {
     /// Names (folded) in order.
-    pub(super) rows: Vec<(Box<str>, Entry)>,
+    pub(super) rows: Vec<(Arc<str>, Entry)>,
     /// They are all up to this name.
     pub(super) to: String,
 }
@@ -225,7 +225,7 @@ impl Arriving {
         }
         let entry = |(name, object): (String, ListedObject)| {
             let entry = entry_of(&object, &state.prefix, state.begun)?;
-            Some((name.into_boxed_str(), entry))
+            Some((name.into(), entry))
         };
         let rows = rows.into_iter().filter_map(entry).collect();
         Some(ArrivedNames { rows, to })

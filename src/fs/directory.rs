@@ -37,7 +37,7 @@ pub(super) struct Pages {
     /// than their place in the order.
     arrived_to: Option<String>,
     /// Folders that were told while it arrived.
-    told: HashSet<Box<str>>,
+    told: HashSet<Arc<str>>,
     ended: bool,
 }
 
@@ -261,7 +261,7 @@ impl Fs {
 }
 
 impl Pages {
-    fn note_arrived(&mut self, found: &[(Box<str>, Entry)], to: &str) {
+    fn note_arrived(&mut self, found: &[(Arc<str>, Entry)], to: &str) {
         let folders = found.iter().filter(|(_, entry)| entry.kind == Kind::Folder);
         self.told.extend(folders.map(|(name, _)| name.clone()));
         self.arrived_to = Some(to.to_owned());

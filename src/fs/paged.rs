@@ -198,9 +198,9 @@ impl Fs {
     /// Reads what a listing in the index has under names (folded) that were not read yet.
     fn read_rows(
         &self,
-        names: &[Box<str>],
+        names: &[Arc<str>],
         (id, path): (ListingId, &str),
-        rows: &mut HashMap<Box<str>, Option<ListedObject>>,
+        rows: &mut HashMap<Arc<str>, Option<ListedObject>>,
     ) -> io::Result<()> {
         for name in names {
             if !rows.contains_key(name) {
@@ -289,8 +289,8 @@ impl Fs {
 
 /// Returns those of some names that a listing has.
 fn listed_in(
-    names: &[Box<str>],
-    rows: &mut HashMap<Box<str>, Option<ListedObject>>,
+    names: &[Arc<str>],
+    rows: &mut HashMap<Arc<str>, Option<ListedObject>>,
     path: &str,
     begun: Instant,
 ) -> Vec<(String, Listed)> {

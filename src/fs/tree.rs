@@ -10,6 +10,7 @@ mod links;
 mod merge;
 mod paged;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -51,20 +52,20 @@ pub(super) struct Place {
     /// The folder.
     pub(super) parent: Ino,
     /// The name in its folded form.
-    pub(super) name: Box<str>,
+    pub(super) name: Arc<str>,
 }
 
 /// A folder's names.
 #[derive(Default)]
 pub(super) struct Dir {
     /// By their names in the folded form.
-    entries: BTreeMap<Box<str>, Entry>,
+    entries: BTreeMap<Arc<str>, Entry>,
     /// What lies below the entries, if they are not all.
     pub(super) paged: Option<Paged>,
     /// Names (folded) that do not show what lies below.
-    gone: HashSet<Box<str>>,
+    gone: HashSet<Arc<str>>,
     /// Names that were changed here, with the time: a listing begun before does not count for them.
-    recent: HashMap<Box<str>, Instant>,
+    recent: HashMap<Arc<str>, Instant>,
     /// When the listing that the entries come from was begun; `None` if they are not complete.
     pub(super) listed_at: Option<Instant>,
     /// Whether the saved listing and the journal's records have been laid over it.
@@ -83,7 +84,7 @@ pub(super) struct Dir {
 #[derive(Clone)]
 pub(super) struct Entry {
     /// As it was last written.
-    pub(super) spelling: Box<str>,
+    pub(super) spelling: Arc<str>,
     /// Its inode, which need not be in memory.
     pub(super) ino: Ino,
     /// File or folder.
@@ -228,7 +229,7 @@ impl Tree {
         let folded = fold(name);
         self.page_in(parent, &folded);
         let entry = self.dirs.get_mut(&parent)?.entries.get_mut(&*folded)?;
-        let ino = entry.ino;
+        let (ino, name) = (entry.ino, folded_of(&entry.spelling));
         if let Some(node) = self.nodes.get(&ino) {
             return Some(node.inode.clone());
         }
@@ -251,10 +252,7 @@ impl Tree {
             kind: Kind::File,
             state: Mutex::new(state),
         });
-        let place = Some(Place {
-            parent,
-            name: (&*folded).into(),
-        });
+        let place = Some(Place { parent, name });
         self.nodes.insert(
             ino,
             Node {
@@ -402,7 +400,8 @@ impl Tree {
             listed: Some(Box::new(listed)),
         };
         if let Some(dir) = self.dirs.get_mut(&parent) {
-            dir.entries.entry((&*fold(name)).into()).or_insert(entry);
+            let folded = folded_of(&entry.spelling);
+            dir.entries.entry(folded).or_insert(entry);
         }
     }
 
@@ -540,7 +539,7 @@ impl Tree {
         entry: Entry,
         now: Instant,
     ) -> Option<Place> {
-        let folded: Box<str> = (&*fold(name)).into();
+        let folded = folded_of(&entry.spelling);
         let dir = self.dirs.get_mut(&parent)?;
         dir.recent.insert(folded.clone(), now);
         let place = Place {
@@ -555,6 +554,14 @@ impl Tree {
             self.release_memory(replaced.ino);
         }
         Some(place)
+    }
+}
+
+/// Returns the folded form of a name: the name itself, where it is that.
+fn folded_of(spelling: &Arc<str>) -> Arc<str> {
+    match fold(spelling) {
+        Cow::Borrowed(_) => spelling.clone(),
+        Cow::Owned(folded) => folded.into(),
     }
 }
 

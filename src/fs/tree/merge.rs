@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::attr::{Ino, Kind};
 use super::super::inode::Listed;
 use super::super::name::fold;
-use super::{Entry, Place, Tree};
+use super::{Entry, Place, Tree, folded_of};
 use crate::store::ObjectVersion;
 
 /// A complete or partial listing of one folder, names only.
@@ -32,7 +33,7 @@ pub(in crate::fs) struct Stale {
     /// The folder.
     pub(in crate::fs) parent: Ino,
     /// The name as the kernel was given it.
-    pub(in crate::fs) name: Box<str>,
+    pub(in crate::fs) name: Arc<str>,
 }
 
 impl Tree {
@@ -112,7 +113,7 @@ impl Tree {
             kind: Kind::Folder,
             listed: None,
         };
-        let folded: Box<str> = (&*fold(name)).into();
+        let folded = folded_of(&entry.spelling);
         if let Some(dir) = self.dirs.get_mut(&parent) {
             dir.entries.insert(folded.clone(), entry);
         }
@@ -132,7 +133,8 @@ impl Tree {
         complete: bool,
         stale: &mut Vec<Stale>,
     ) {
-        let folded: Box<str> = (&*fold(name)).into();
+        let spelling: Arc<str> = name.into();
+        let folded = folded_of(&spelling);
         let known = self
             .dirs
             .get(&parent)
@@ -158,7 +160,7 @@ impl Tree {
         }
         let ino = ino.unwrap_or_else(|| self.new_ino());
         let entry = Entry {
-            spelling: name.into(),
+            spelling,
             ino,
             kind: Kind::File,
             listed: Some(Box::new(listed)),

@@ -14,7 +14,7 @@ use std::time::Instant;
 use super::super::attr::{Ino, Kind};
 use super::super::inode::Listed;
 use super::super::name::{self, fold};
-use super::{Dir, Entry, Listing, Stale, Tree};
+use super::{Dir, Entry, Listing, Stale, Tree, folded_of};
 use crate::cache::{Cache, ListingId};
 use crate::store::fallback::HiddenKeys;
 use crate::store::{ListedObject, ObjectVersion, Origin};
@@ -119,7 +119,7 @@ impl Dir {
 
     /// Returns up to so many names in order, from the first after `after` on, both folded; none only
     /// at the end.
-    pub(in crate::fs) fn window(&self, after: &str, limit: usize) -> Vec<(Box<str>, Entry)> {
+    pub(in crate::fs) fn window(&self, after: &str, limit: usize) -> Vec<(Arc<str>, Entry)> {
         let mut after = after.to_owned();
         loop {
             let rows = match &self.paged {
@@ -129,7 +129,7 @@ impl Dir {
             let end = (rows.len() == limit).then(|| rows.last().map(|(name, _)| name.clone()));
             let rows = rows.into_iter().filter_map(|(name, object)| {
                 let entry = self.paged.as_ref()?.entry_of(&object)?;
-                (!self.gone.contains(&*name)).then(|| (name.into_boxed_str(), entry))
+                (!self.gone.contains(&*name)).then(|| (name.into(), entry))
             });
             let (found, end) = self.laid_over(rows, &after, end.flatten(), limit);
             match end {
@@ -143,11 +143,11 @@ impl Dir {
     /// `end`. Returns them, and up to where they are all.
     pub(in crate::fs) fn laid_over(
         &self,
-        rows: impl Iterator<Item = (Box<str>, Entry)>,
+        rows: impl Iterator<Item = (Arc<str>, Entry)>,
         after: &str,
         mut end: Option<String>,
         limit: usize,
-    ) -> (Vec<(Box<str>, Entry)>, Option<String>) {
+    ) -> (Vec<(Arc<str>, Entry)>, Option<String>) {
         let above = (Excluded(after), Unbounded);
         let here: Vec<_> = self.entries.range::<str, _>(above).take(limit).collect();
         if here.len() == limit
@@ -214,7 +214,7 @@ impl Tree {
             entry.ino = self.new_ino();
         }
         if let Some(dir) = self.dirs.get_mut(&parent) {
-            dir.entries.insert(folded.into(), entry);
+            dir.entries.insert(folded_of(&entry.spelling), entry);
         }
     }
 
@@ -254,7 +254,7 @@ impl Tree {
     }
 
     /// Returns the names (folded) of the files of a folder that are in memory.
-    pub(in crate::fs) fn files_in_memory(&self, ino: Ino) -> Vec<Box<str>> {
+    pub(in crate::fs) fn files_in_memory(&self, ino: Ino) -> Vec<Arc<str>> {
         let entries = self.dirs.get(&ino).into_iter().flat_map(|dir| &dir.entries);
         let files = entries.filter(|(_, entry)| entry.kind == Kind::File);
         files.map(|(name, _)| name.clone()).collect()
@@ -285,7 +285,7 @@ impl Tree {
             .collect();
         dir.paged = Some(paged);
         // What equals its row need not stay in memory.
-        let names: Vec<Box<str>> = dir.entries.keys().cloned().collect();
+        let names: Vec<Arc<str>> = dir.entries.keys().cloned().collect();
         for name in names {
             let listed = dir
                 .entries
