@@ -105,6 +105,11 @@ impl Arriving {
         }
     }
 
+    /// Whether names have come, and not all.
+    pub(super) fn has_names(&self) -> bool {
+        *self.progress.borrow() > 0
+    }
+
     /// Returns what tells of each page.
     pub(super) fn progress(&self) -> watch::Receiver<usize> {
         self.progress.subscribe()

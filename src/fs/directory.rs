@@ -159,7 +159,8 @@ impl Fs {
             self.freshen(ino, &path).await?;
             self.show_links(ino, &path).await;
         }
-        let is_arriving = self.arriving(ino).is_some();
+        let arriving = self.arriving(ino);
+        let is_arriving = arriving.is_some_and(|refresh| refresh.arriving.has_names());
         let tree = self.tree.lock();
         if ino != Ino::ROOT {
             let above = tree.place(ino).map_or(Ino::ROOT, |place| place.parent);

@@ -14,6 +14,7 @@ use crate::store::local::LocalStore;
 use crate::store::{CopyRequest, ETag, Key, Md5, ObjectHeaders, PutRequest, WriteCondition};
 
 mod moved;
+mod paged;
 
 const CALLER: Caller = Caller {
     uid: 1000,
@@ -36,7 +37,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        Bench::at(tempfile::tempdir().unwrap())
+        Bench::at(tempfile::tempdir().unwrap(), NAMES_IN_MEMORY)
     }
 
     /// Begins anew with what a killed process has left.
@@ -46,10 +47,10 @@ impl Bench {
         for folder in ["staging", "cache", "output"] {
             copy_folder(&dir.path().join(folder), &copy.path().join(folder));
         }
-        Bench::at(copy)
+        Bench::at(copy, NAMES_IN_MEMORY)
     }
 
-    fn at(dir: tempfile::TempDir) -> Bench {
+    fn at(dir: tempfile::TempDir, names_in_memory: usize) -> Bench {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -90,7 +91,7 @@ impl Bench {
             delete_limit: Some(3),
             samples_dir: path("samples"),
             list_ttl: Duration::from_secs(30),
-            names_in_memory: NAMES_IN_MEMORY,
+            names_in_memory,
             request_deadline: Duration::from_secs(5),
             warm_bytes: 0,
             mountpoint: path("mnt"),

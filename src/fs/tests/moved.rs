@@ -396,7 +396,7 @@ impl Run {
         }
         // Not copied: the tags of its objects are of the files.
         std::fs::rename(old.join("output"), new.path().join("output")).unwrap();
-        self.bench = Bench::at(new);
+        self.bench = Bench::at(new, NAMES_IN_MEMORY);
         let now = self.bench.clock.now();
         self.bench
             .clock

@@ -46,6 +46,7 @@ impl Tree {
         listing: Listing,
         own: &HashSet<String>,
     ) -> Vec<Stale> {
+        self.page_in_kept(ino, own);
         let Some(dir) = self.dirs.get_mut(&ino) else {
             return Vec::new();
         };

@@ -218,6 +218,19 @@ impl Tree {
         }
     }
 
+    /// Brings names into memory that stay as they are whatever is listed: our own (`own`, folded) and
+    /// those that were changed here of late. The kernel may have forgotten them since.
+    pub(super) fn page_in_kept(&mut self, ino: Ino, own: &HashSet<String>) {
+        let Some(dir) = self.dirs.get(&ino).filter(|dir| dir.paged.is_some()) else {
+            return;
+        };
+        let recent = dir.recent.keys().map(|name| name.to_string());
+        let kept: Vec<String> = own.iter().cloned().chain(recent).collect();
+        for name in kept {
+            self.page_in(ino, &name);
+        }
+    }
+
     /// Brings all names at and below a folder into memory: it gets another name, and what lies below
     /// is found by the former.
     pub(super) fn page_in_all(&mut self, folder: Ino) {
