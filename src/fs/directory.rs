@@ -202,6 +202,7 @@ impl Fs {
 
     /// Returns the names after those that were read, some of them; none at the end.
     async fn next_names(self: &Arc<Self>, ino: Ino, pages: &mut Pages) -> FsResult<Vec<DirEntry>> {
+        let mut is_begun_anew = false;
         loop {
             let refresh = self.arriving(ino);
             let progress = refresh.as_ref().map(|refresh| refresh.arriving.progress());
@@ -239,7 +240,15 @@ impl Fs {
                         pages.note_arrived(&found, &to);
                         (found, to)
                     }
-                    None => return Err(FsError::DeadlineExceeded),
+                    None if is_begun_anew => return Err(FsError::DeadlineExceeded),
+                    None => {
+                        // It broke off, or was one behind a look-up that had gone far enough.
+                        let path = tree.path(ino).ok_or(FsError::NotFound)?;
+                        drop(tree);
+                        self.refresh(ino, &path);
+                        is_begun_anew = true;
+                        continue;
+                    }
                 }
             };
             let is_further = to > pages.after;
