@@ -190,6 +190,8 @@ impl Arriving {
     /// are in all.
     pub(super) fn end(&self, part: &mut Part) -> Option<(ListingId, u64)> {
         let mut state = self.state.lock();
+        // What a reader has not read yet it finds in the folder, in a moment, and here no more.
+        state.to.clear();
         match std::mem::replace(&mut state.files, Files::Memory(Vec::new())) {
             Files::Index(id) => Some((id, state.names)),
             Files::Memory(files) => {

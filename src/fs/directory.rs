@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -225,6 +226,9 @@ impl Fs {
                 match rows {
                     _ if dir.listed_at.is_some() || dir.paged.is_some() => {
                         let found = dir.window(&pages.after, WINDOW);
+                        if dir.is_broken() {
+                            return Err(io::Error::other("the cache's index cannot be read").into());
+                        }
                         let Some((last, _)) = found.last() else {
                             let late = pages.late_folders(dir.entries());
                             return Ok(late.map(told).collect());

@@ -1,6 +1,10 @@
 //! Folders that are read from the index, here all of them.
 
+use super::arriving::Arriving;
+use super::lower::Part;
 use super::*;
+use crate::staging::Lower;
+use crate::store::{ListPage, ListedObject};
 
 fn paged() -> Bench {
     Bench::at(tempfile::tempdir().unwrap(), 0)
@@ -58,4 +62,38 @@ fn a_version_that_comes_back_is_another_file_while_the_former_is_open() {
     assert_ne!(again, ino);
     assert_eq!(bench.lookup("a").unwrap().ino, again);
     bench.fs.release(open);
+}
+
+/// A reader that is slower than the listing must not take what it finds no more for what there is not.
+#[test]
+fn a_listing_that_has_ended_tells_of_no_name_that_it_is_not_there() {
+    let bench = paged();
+    for most in [0, 100] {
+        let arriving = Arriving::new(bench.fs.cache.clone(), most, true, Instant::now());
+        arriving.begin("layers/", Instant::now());
+        let objects = ["layers/a", "layers/b", "layers/c"].map(|key| ListedObject {
+            version: ObjectVersion {
+                key: bench.key(key),
+                etag: ETag::new("tag"),
+            },
+            size: 1,
+            last_modified: std::time::UNIX_EPOCH,
+            origin: Default::default(),
+        });
+        let page = ListPage {
+            objects: objects.to_vec(),
+            ..ListPage::default()
+        };
+        arriving.take(page, Some("layers/b")).unwrap();
+        let arrived = arriving.after("", 10).unwrap();
+        assert_eq!((arrived.rows.len(), &*arrived.to), (2, "b"));
+        let mut part = Part::unknown(Lower {
+            prefix: "layers/".into(),
+            since: None,
+        });
+        let stored = arriving.end(&mut part);
+        assert_eq!(stored.is_some(), most == 0);
+        let arrived = arriving.after("", 10).unwrap();
+        assert_eq!((arrived.rows.len(), &*arrived.to), (0, ""));
+    }
 }

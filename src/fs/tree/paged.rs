@@ -172,7 +172,14 @@ impl Dir {
 
     /// Whether it holds nothing.
     pub(in crate::fs) fn is_empty(&self) -> bool {
-        self.entries.is_empty() && (self.paged.is_none() || self.window("", 1).is_empty())
+        let holds_below = || !self.window("", 1).is_empty() || self.is_broken();
+        self.entries.is_empty() && (self.paged.is_none() || !holds_below())
+    }
+
+    /// Whether not all that lies below could be read.
+    pub(in crate::fs) fn is_broken(&self) -> bool {
+        let paged = self.paged.as_ref();
+        paged.is_some_and(|paged| paged.broken.load(Ordering::Relaxed))
     }
 
     /// Whether a name of what lies below shows this version, so that it need not be in memory.
@@ -187,8 +194,7 @@ impl Dir {
 
     /// Forgets a listing that could not be read.
     pub(in crate::fs) fn forget_broken(&mut self) {
-        let is_broken = |paged: &Paged| paged.broken.load(Ordering::Relaxed);
-        if self.paged.as_ref().is_some_and(is_broken) {
+        if self.is_broken() {
             self.unpage();
             self.listed_at = None;
         }
