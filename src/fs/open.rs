@@ -171,12 +171,7 @@ impl Fs {
             let now = self.clock.instant();
             let mut state = inode.state.lock();
             let rechecked = state.rechecked_at.take();
-            if state.superseded {
-                if let Some(remote) = state.remote() {
-                    self.note_stale(remote.version.key.folded());
-                }
-                return Err(FsError::Stale);
-            }
+            self.check_superseded(&state)?;
             if rechecked.is_some_and(|at| now < at + RECHECK_HOLDS) {
                 return Ok(());
             }
@@ -199,7 +194,8 @@ impl Fs {
             .key(inode.ino)
             .is_none_or(|key| key != version.key);
         if !due || moved || !self.is_reachable() {
-            return Ok(());
+            // A listing may have taken its name since the first look.
+            return self.check_superseded(&inode.state.lock());
         }
         // What it tells may be of any moment from here on.
         let begun = self.clock.instant();
@@ -237,6 +233,17 @@ impl Fs {
     fn note_checked(&self, inode: &Inode, version: &ObjectVersion, begun: Instant) {
         inode.state.lock().checked_at = begun;
         self.cache.revalidated(version);
+    }
+
+    /// Fails if the name shows another version by now.
+    fn check_superseded(&self, state: &State) -> FsResult<()> {
+        if !state.superseded {
+            return Ok(());
+        }
+        if let Some(remote) = state.remote() {
+            self.note_stale(remote.version.key.folded());
+        }
+        Err(FsError::Stale)
     }
 
     /// The bucket shows another version: the name is for a new inode from now on.

@@ -16,7 +16,7 @@ use crate::crash::random::setting;
 /// Twice what is held in memory.
 const NAMES: u64 = 20_500;
 const MOST_RESIDENT_KIB: u64 = 100 << 10;
-const MOST_LOOKED_AT: u64 = 100_000;
+const MOST_LOOKED_AT: u64 = 50_000;
 const MOST_INDEX_BYTES_A_NAME: u64 = 300;
 
 fn name(number: u64) -> String {
