@@ -234,7 +234,13 @@ impl Fs {
             }
             let merged = match stored {
                 None => Ok(self.merge((ino, &path), &moves, &parts, begun)),
-                Some(stored) => self.merge_paged((ino, &path), &moves, parts, stored, begun),
+                Some(stored) => {
+                    let merged = self.merge_paged((ino, &path), &moves, parts, stored, begun);
+                    if !matches!(merged, Ok(true)) {
+                        self.cache.drop_listing(stored.0);
+                    }
+                    merged
+                }
             };
             if merged? {
                 return Ok(true);

@@ -97,7 +97,7 @@ impl Fs {
     }
 
     /// Lays a listing that is in the index under what is known; false if it is about another folder
-    /// by now.
+    /// by now. The caller drops it unless this is true.
     ///
     /// # Errors
     /// Those of the index.
@@ -109,28 +109,10 @@ impl Fs {
         (id, names): (ListingId, u64),
         begun: Instant,
     ) -> io::Result<bool> {
-        let merged = self.merge_rows((ino, path), moves, parts, (id, names), begun);
-        if !matches!(merged, Ok(true)) {
-            self.cache.drop_listing(id);
-        }
-        merged
-    }
-
-    fn merge_rows(
-        &self,
-        (ino, path): (Ino, &str),
-        moves: &Moves,
-        parts: Parts,
-        (id, names): (ListingId, u64),
-        begun: Instant,
-    ) -> io::Result<bool> {
         // Most of it without the locks.
         let mut rows = HashMap::new();
-        self.read_rows(
-            &self.tree.lock().files_in_memory(ino),
-            (id, path),
-            &mut rows,
-        )?;
+        let early = self.tree.lock().files_in_memory(ino);
+        self.read_rows(&early, (id, path), &mut rows)?;
         let _changes = self.changes.lock();
         if self.tree.lock().path(ino).as_deref() != Some(path) || *self.journal().moves() != *moves
         {
